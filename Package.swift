@@ -1,0 +1,89 @@
+// swift-tools-version: 6.2
+// One section a target, lowest layer first: the enforcement of the layers in docs/architecture.md.
+import PackageDescription
+
+let package = Package(
+    name: "roost",
+    products: [
+        .executable(name: "roost", targets: ["roost"])
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    ],
+    targets: [
+        // C and assembly: the few things Swift cannot say.
+        .target(name: "CHost"),
+        .systemLibrary(
+            name: "CZydis", providers: [.apt(["libzydis-dev"])]),
+        .systemLibrary(
+            name: "CSlirp", providers: [.apt(["libslirp-dev"])]),
+
+        // Typed Linux.
+        .target(name: "HostOS", dependencies: ["CHost"]),
+        .testTarget(name: "HostOSTests", dependencies: ["HostOS"]),
+
+        // Guest-physical address space.
+        .target(name: "GuestMemory", dependencies: ["HostOS"]),
+        .testTarget(name: "GuestMemoryTests", dependencies: ["GuestMemory"]),
+
+        // What devices stand on.
+        .target(name: "DeviceModel", dependencies: ["GuestMemory"]),
+        .target(name: "MachineTesting", dependencies: ["DeviceModel"]),
+        .testTarget(name: "DeviceModelTests", dependencies: ["DeviceModel", "MachineTesting"]),
+
+        // The processor.
+        .target(name: "CPU", dependencies: ["CHost", "HostOS", "GuestMemory", "DeviceModel"]),
+        .testTarget(name: "CPUTests", dependencies: ["CPU", "CHost", "CZydis", "MachineTesting"]),
+
+        // Chips, buses, virtio.
+        .target(name: "Devices", dependencies: ["DeviceModel", "GuestMemory"]),
+        .testTarget(name: "DevicesTests", dependencies: ["Devices", "MachineTesting"]),
+
+        // What stands behind devices.
+        .target(name: "Storage", dependencies: ["HostOS"]),
+        .testTarget(name: "StorageTests", dependencies: ["Storage"]),
+        .target(name: "Network", dependencies: ["CSlirp", "HostOS"]),
+        .testTarget(name: "NetworkTests", dependencies: ["Network"]),
+
+        // The only place that puts it all together.
+        .target(
+            name: "Machine",
+            dependencies: [
+                "CHost", "HostOS", "GuestMemory", "DeviceModel", "CPU", "Devices", "Storage", "Network", "CZydis",
+                .product(name: "Logging", package: "swift-log"),
+            ]),
+        .testTarget(name: "MachineTests", dependencies: ["Machine", "MachineTesting"]),
+
+        // Guest images.
+        .target(name: "Images", dependencies: ["HostOS", "Storage"]),
+        .testTarget(name: "ImagesTests", dependencies: ["Images"]),
+
+        // The command line.
+        .executableTarget(
+            name: "roost",
+            dependencies: [
+                "Machine", "Images",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Logging", package: "swift-log"),
+            ]),
+        .testTarget(name: "CommandLineTests", dependencies: ["HostOS"]),
+    ],
+    swiftLanguageModes: [.v6]
+)
+
+/// Targets where every line would say `unsafe`: there each file's header states the invariants instead.
+let trustedCore: Set<String> = ["CPU", "GuestMemory", "HostOS"]
+
+for target in package.targets where target.type != .system && target.name != "CHost" {
+    var settings: [SwiftSetting] = [
+        .treatAllWarnings(as: .error),
+        .enableUpcomingFeature("ExistentialAny"),
+        .enableUpcomingFeature("MemberImportVisibility"),
+        .enableUpcomingFeature("InternalImportsByDefault"),
+    ]
+    if target.type != .test && !trustedCore.contains(target.name) {
+        settings.append(.strictMemorySafety())
+    }
+    target.swiftSettings = (target.swiftSettings ?? []) + settings
+}

@@ -1,0 +1,119 @@
+// The vCPU state block: one C struct per vCPU, known to Swift by name and to translated code by offset.
+// Who writes what stands beside each field. Sizes in bytes unless said otherwise.
+#ifndef ROOST_VCPU_H
+#define ROOST_VCPU_H
+#include <stdint.h>
+#include <stddef.h>
+
+// Segment register numbers as encoded in instructions; LDTR and TR follow.
+enum { ROOST_ES, ROOST_CS, ROOST_SS, ROOST_DS, ROOST_FS, ROOST_GS, ROOST_LDTR, ROOST_TR, ROOST_SEGMENTS };
+
+// A segment register with its hidden part (SDM 3A 3.4.3).
+typedef struct {
+    uint64_t base;
+    uint32_t limit;       // byte-granular, already scaled by G
+    uint16_t selector;
+    uint16_t attributes;  // as in VMX access rights: type 3:0, S 4, DPL 6:5, P 7, AVL 12, L 13, D/B 14, G 15;
+                          // 0 in P = unusable (null)
+} roost_segment;
+
+// One software TLB entry. A tag is (linear page base | address-space tag in bits 11:0); ~0 never matches.
+// Host address of a byte = linear + addend.
+typedef struct {
+    uint64_t read_tag;
+    uint64_t write_tag;   // ~0 unless writable, dirty already set, not a code page, not dirty-logged-clean
+    uint64_t addend;
+    uint64_t physical;    // guest-physical page base | internal flags in bits 11:0 (owned by MMU/)
+} roost_tlb_entry;
+
+enum { ROOST_TLB_BITS = 13, ROOST_TLB_ENTRIES = 1 << ROOST_TLB_BITS };
+
+// Translation contexts, each with a TLB of its own.
+enum { ROOST_TLB_USER, ROOST_TLB_SUPERVISOR, ROOST_TLB_SUPERVISOR_AC, ROOST_TLB_CONTEXTS };
+
+typedef struct {
+    // ---- registers -------------------------------------------------------------------------------------------
+    uint64_t gpr[16];            // RAX RCX RDX RBX RSP RBP RSI RDI R8..R15; must stay at offset 0
+    uint64_t rip;                // while a block runs: its first instruction (see Interpreter)
+    uint64_t rflags;             // all but CF PF AF ZF SF OF, which are zero here; bit 1 set
+    uint32_t arithmetic_flags;   // as LAHF;SETO AL leave AX: SF15 ZF14 AF12 PF10 CF8, OF in bit 0; other bits 0
+    uint32_t attention;          // atomic; nonzero: leave the loop at the next block (see ROOST_ATTENTION_*)
+
+    // ---- cached from CS, CR0, EFER, RFLAGS by VCPU.updateMode() ------------------------------------------------
+    uint8_t  code_size;          // 2, 4 or 8: default mode of CS
+    uint8_t  stack_size;         // 2, 4 or 8: width of the stack pointer
+    uint8_t  cpl;
+    uint8_t  tlb_context;        // ROOST_TLB_*
+    uint8_t  protected_mode;     // CR0.PE
+    uint8_t  virtual8086;        // RFLAGS.VM
+    uint8_t  long_mode;          // EFER.LMA
+    uint8_t  slow_memory;        // data watchpoints or #AC armed: tlb points at the never-matching table
+    uint32_t mode_key;           // everything that decoding depends on; part of a block's identity
+    uint16_t address_space;      // TLB tag now in force, 1..2047
+    uint8_t  interrupt_shadow;   // STI, MOV SS: 1 = interrupts, 2 = also debug traps are held for one instruction
+    uint8_t  nmi_blocked;
+    roost_tlb_entry *tlb;        // the table for tlb_context
+    uint64_t linear_mask;        // ~0 in 64-bit mode, 0xffffffff elsewhere
+    uint64_t effective_base[8];  // base to add: 0 for ES CS SS DS in 64-bit mode
+    uint8_t  segment_check[8];   // 0: flat or 64-bit, no limit or type check needed; 1: check in the slow path
+
+    // ---- memory ------------------------------------------------------------------------------------------------
+    uint8_t *ram;                // host address of guest-physical 0 (see GuestMemory)
+    uint8_t *page_flags;         // one byte a guest-physical page up to ram_limit (see GuestMemory.PageFlags)
+    uint64_t ram_limit;          // first guest-physical address without a page_flags entry
+    roost_tlb_entry *tlb_contexts[ROOST_TLB_CONTEXTS];
+
+    // ---- system registers --------------------------------------------------------------------------------------
+    roost_segment segment[8];
+    uint64_t gdtr_base, idtr_base;
+    uint32_t gdtr_limit, idtr_limit;
+    uint64_t cr0, cr2, cr3, cr4, cr8, xcr0, efer;
+    uint64_t dr[8];
+    uint64_t star, lstar, cstar, sfmask, kernel_gs_base;
+    uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+    uint64_t pat, tsc_aux, apic_base, misc_enable, xss;
+    uint64_t tsc_offset;         // guest TSC = host TSC scaled + offset (see CPU/State/TimeStampCounter)
+    uint32_t pkru, mxcsr_mask;
+    uint64_t mtrr_default, mtrr_fixed[11], mtrr_base[8], mtrr_mask[8];
+
+    // ---- events ------------------------------------------------------------------------------------------------
+    uint8_t  halted;
+    uint8_t  pending_nmi;
+    uint8_t  interrupt_window;   // Machine asks for VMExit.interruptWindow as soon as IF allows
+    uint8_t  pending_debug;      // DR6 bits B0..B3/BS to raise as #DB trap after the current instruction
+    uint64_t monitor_address;    // 0: not armed
+
+    // ---- an exit that waits for its answer (see CPU/State/Exit.swift) ---------------------------------------------
+    uint32_t exit_kind;
+    uint32_t exit_size;
+    uint64_t exit_address;       // port, guest-physical address or MSR index
+    uint64_t exit_value;
+    uint32_t completed_count;    // accesses of the current instruction already answered
+    uint32_t completed_next;     // the next one to hand out while the instruction runs again
+    uint64_t completed[16];
+
+    // ---- statistics ----------------------------------------------------------------------------------------------
+    uint64_t instructions, tlb_misses, page_walks, exceptions, interrupts;
+
+    // ---- vector and x87 state: the standard (non-compacted) XSAVE area (SDM 1 13.4) -----------------------------
+    uint8_t  xsave[4096] __attribute__((aligned(64)));
+} roost_vcpu;
+
+// Bits of roost_vcpu.attention, set by any thread.
+enum {
+    ROOST_ATTENTION_KICK = 1,          // return VMExit.interrupted
+    ROOST_ATTENTION_INTERRUPT = 2,     // an interrupt may be deliverable: return VMExit.interrupted
+    ROOST_ATTENTION_CODE_WRITTEN = 4,  // a device wrote a page marked as code
+};
+
+static inline uint32_t roost_attention(const roost_vcpu *cpu) { return __atomic_load_n(&cpu->attention, __ATOMIC_ACQUIRE); }
+static inline void roost_attention_set(roost_vcpu *cpu, uint32_t bits) { __atomic_fetch_or(&cpu->attention, bits, __ATOMIC_ACQ_REL); }
+static inline uint32_t roost_attention_take(roost_vcpu *cpu, uint32_t bits) { return __atomic_fetch_and(&cpu->attention, ~bits, __ATOMIC_ACQ_REL) & bits; }
+static inline roost_segment *roost_segment_at(roost_vcpu *cpu, size_t n) { return &cpu->segment[n & 7]; }
+static inline uint64_t *roost_dr_at(roost_vcpu *cpu, size_t n) { return &cpu->dr[n & 7]; }
+static inline uint64_t *roost_effective_base_at(roost_vcpu *cpu, size_t n) { return &cpu->effective_base[n & 7]; }
+static inline uint8_t *roost_segment_check_at(roost_vcpu *cpu, size_t n) { return &cpu->segment_check[n & 7]; }
+static inline uint64_t *roost_completed_at(roost_vcpu *cpu, size_t n) { return &cpu->completed[n & 15]; }
+static inline uint8_t *roost_xsave_area(roost_vcpu *cpu) { return cpu->xsave; }
+
+#endif
