@@ -2,4 +2,16 @@
 #ifndef CHOST_H
 #define CHOST_H
 #include "vcpu.h"
+
+// Headers that the Swift overlay of glibc leaves out.
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <sys/timerfd.h>
+
+// memfd_create(2), close-on-exec; glibc declares it only under _GNU_SOURCE.
+static const int roost_timer_absolute = TFD_TIMER_ABSTIME;
+
+int roost_memfd_create(const char *name);
+
 #endif

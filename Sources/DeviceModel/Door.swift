@@ -1,0 +1,45 @@
+// The one door for everything asynchronous (law 2): time, timers, host input, finished requests, randomness.
+
+/// Everything outside the guest that can reach it, through one interface for each machine.
+///
+/// *Free* mode: an event takes effect at once, on the thread that has it. *Ordered* mode (recording, replay): events
+/// queue and take effect at an exact instruction count. A device is written once, against this protocol, and never reads
+/// a host clock, a random source or a socket behind its back.
+public protocol Door: AnyObject, Sendable {
+    /// Guest time in nanoseconds since the machine started; never goes back.
+    var now: UInt64 { get }
+
+    /// Wall-clock time in nanoseconds since 1970 (UTC), for the RTC and the paravirtual clock.
+    var wallClock: UInt64 { get }
+
+    /// Makes a one-shot timer; `fire` runs (on any thread) once for each `arm` that comes due.
+    func makeTimer(_ fire: @escaping @Sendable () -> Void) -> any DoorTimer
+
+    /// Lets an event from outside in: `body` changes device state and raises interrupts. In free mode it runs at once.
+    func admit(_ event: ExternalEvent, _ body: @escaping @Sendable (ExternalEvent) -> Void)
+
+    /// `count` bytes from the host's random source (at most 64 KiB are returned).
+    func randomBytes(_ count: Int) -> [UInt8]
+}
+
+/// A one-shot timer behind the door.
+public protocol DoorTimer: AnyObject, Sendable {
+    /// Fires at guest time `deadline` in nanoseconds; replaces what was armed. In the past: as soon as possible.
+    func arm(at deadline: UInt64)
+    /// Forgets what was armed. A firing already under way may still run: check state in `fire`.
+    func disarm()
+}
+
+/// An event from outside the guest, as plain data so that it can be recorded.
+public enum ExternalEvent: Sendable, Codable, Equatable {
+    /// Bytes typed at, or sent to, a console or serial port.
+    case input([UInt8])
+    /// One Ethernet frame received from the network.
+    case packet([UInt8])
+    /// A disk request finished: its identifier, 0 or an errno, and the bytes it read.
+    case blockCompletion(id: UInt64, error: Int32, data: [UInt8])
+    /// The other side of a console or link went away or came back.
+    case connected(Bool)
+    /// The user or the manager asks for something (power button).
+    case powerButton
+}
