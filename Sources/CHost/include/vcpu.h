@@ -6,7 +6,14 @@
 #include <stddef.h>
 
 // Segment register numbers as encoded in instructions; LDTR and TR follow.
-enum { ROOST_ES, ROOST_CS, ROOST_SS, ROOST_DS, ROOST_FS, ROOST_GS, ROOST_LDTR, ROOST_TR, ROOST_SEGMENTS };
+#define ROOST_ES 0
+#define ROOST_CS 1
+#define ROOST_SS 2
+#define ROOST_DS 3
+#define ROOST_FS 4
+#define ROOST_GS 5
+#define ROOST_LDTR 6
+#define ROOST_TR 7
 
 // A segment register with its hidden part (SDM 3A 3.4.3).
 typedef struct {
@@ -26,10 +33,14 @@ typedef struct {
     uint64_t physical;    // guest-physical page base | internal flags in bits 11:0 (owned by MMU/)
 } roost_tlb_entry;
 
-enum { ROOST_TLB_BITS = 13, ROOST_TLB_ENTRIES = 1 << ROOST_TLB_BITS };
+#define ROOST_TLB_BITS 13
+#define ROOST_TLB_ENTRIES 8192
 
 // Translation contexts, each with a TLB of its own.
-enum { ROOST_TLB_USER, ROOST_TLB_SUPERVISOR, ROOST_TLB_SUPERVISOR_AC, ROOST_TLB_CONTEXTS };
+#define ROOST_TLB_USER 0
+#define ROOST_TLB_SUPERVISOR 1
+#define ROOST_TLB_SUPERVISOR_AC 2
+#define ROOST_TLB_CONTEXTS 3
 
 typedef struct {
     // ---- registers -------------------------------------------------------------------------------------------
@@ -62,6 +73,7 @@ typedef struct {
     uint8_t *page_flags;         // one byte a guest-physical page up to ram_limit (see GuestMemory.PageFlags)
     uint64_t ram_limit;          // first guest-physical address without a page_flags entry
     roost_tlb_entry *tlb_contexts[ROOST_TLB_CONTEXTS];
+    roost_tlb_entry *tlb_never_matching;  // in force while watchpoints or #AC are armed
 
     // ---- system registers --------------------------------------------------------------------------------------
     roost_segment segment[8];
@@ -96,15 +108,16 @@ typedef struct {
     uint64_t instructions, tlb_misses, page_walks, exceptions, interrupts;
 
     // ---- vector and x87 state: the standard (non-compacted) XSAVE area (SDM 1 13.4) -----------------------------
-    uint8_t  xsave[4096] __attribute__((aligned(64)));
+    // The block is page-aligned; the assertion below keeps this part aligned to 64.
+    uint64_t xsave_padding[1];
+    uint64_t xsave[320];
 } roost_vcpu;
+_Static_assert(offsetof(roost_vcpu, xsave) % 64 == 0, "xsave must be aligned to 64");
 
 // Bits of roost_vcpu.attention, set by any thread.
-enum {
-    ROOST_ATTENTION_KICK = 1,          // return VMExit.interrupted
-    ROOST_ATTENTION_INTERRUPT = 2,     // an interrupt may be deliverable: return VMExit.interrupted
-    ROOST_ATTENTION_CODE_WRITTEN = 4,  // a device wrote a page marked as code
-};
+#define ROOST_ATTENTION_KICK 1u          // return VMExit.interrupted
+#define ROOST_ATTENTION_INTERRUPT 2u     // an interrupt may be deliverable: return VMExit.interrupted
+#define ROOST_ATTENTION_CODE_WRITTEN 4u  // a device wrote a page marked as code
 
 static inline uint32_t roost_attention(const roost_vcpu *cpu) { return __atomic_load_n(&cpu->attention, __ATOMIC_ACQUIRE); }
 static inline void roost_attention_set(roost_vcpu *cpu, uint32_t bits) { __atomic_fetch_or(&cpu->attention, bits, __ATOMIC_ACQ_REL); }
@@ -114,6 +127,6 @@ static inline uint64_t *roost_dr_at(roost_vcpu *cpu, size_t n) { return &cpu->dr
 static inline uint64_t *roost_effective_base_at(roost_vcpu *cpu, size_t n) { return &cpu->effective_base[n & 7]; }
 static inline uint8_t *roost_segment_check_at(roost_vcpu *cpu, size_t n) { return &cpu->segment_check[n & 7]; }
 static inline uint64_t *roost_completed_at(roost_vcpu *cpu, size_t n) { return &cpu->completed[n & 15]; }
-static inline uint8_t *roost_xsave_area(roost_vcpu *cpu) { return cpu->xsave; }
+static inline uint8_t *roost_xsave_area(roost_vcpu *cpu) { return (uint8_t *)cpu->xsave; }
 
 #endif

@@ -1,0 +1,88 @@
+// The handle through which all of the CPU's code reaches one vCPU's state block.
+//
+// Invariants: `s` points at a block allocated by `VirtualCPU` that outlives every handle; only the thread that runs the
+// vCPU touches it, except `attention` (atomic).
+public import CHost
+internal import Glibc
+
+/// A vCPU's state block, passed by value: one pointer.
+public struct VCPU: BitwiseCopyable {
+    /// The state block.
+    public let s: UnsafeMutablePointer<roost_vcpu>
+
+    /// Wraps a state block.
+    @inline(__always) public init(_ state: UnsafeMutablePointer<roost_vcpu>) { s = state }
+
+    /// The sixteen general registers, RAX RCX RDX RBX RSP RBP RSI RDI R8...R15.
+    @inline(__always) public var gpr: UnsafeMutablePointer<UInt64> {
+        UnsafeMutableRawPointer(s).assumingMemoryBound(to: UInt64.self)
+    }
+
+    /// A segment register by number (`ROOST_ES`...).
+    @inline(__always) public func segment(_ n: Int) -> UnsafeMutablePointer<roost_segment> { roost_segment_at(s, n) }
+
+    /// RFLAGS whole, arithmetic flags included.
+    public var rflags: UInt64 {
+        get { s.pointee.rflags | VCPU.rflags(fromArithmetic: s.pointee.arithmetic_flags) }
+        nonmutating set {
+            s.pointee.rflags = (newValue & ~Self.arithmeticMask) | 2
+            s.pointee.arithmetic_flags = VCPU.arithmetic(fromRFLAGS: newValue)
+        }
+    }
+
+    /// CF PF AF ZF SF OF.
+    public static var arithmeticMask: UInt64 { 0x8D5 }
+
+    /// LAHF/SETO form to RFLAGS bits.
+    @inline(__always) public static func rflags(fromArithmetic flags: UInt32) -> UInt64 {
+        UInt64((flags >> 8) & 0xD5) | UInt64(flags & 1) << 11
+    }
+
+    /// RFLAGS bits to LAHF/SETO form.
+    @inline(__always) public static func arithmetic(fromRFLAGS value: UInt64) -> UInt32 {
+        UInt32(truncatingIfNeeded: value & 0xD5) << 8 | UInt32(truncatingIfNeeded: value >> 11) & 1
+    }
+
+    /// Address of the instruction being executed: the block's start plus its offset.
+    @inline(__always) func currentRIP(_ i: UnsafePointer<Instruction>) -> UInt64 {
+        s.pointee.rip &+ UInt64(i.pointee.endOffset) &- UInt64(i.pointee.length)
+    }
+
+    /// Address of the instruction after the one being executed, not yet truncated to the code size.
+    @inline(__always) func nextRIP(_ i: UnsafePointer<Instruction>) -> UInt64 {
+        s.pointee.rip &+ UInt64(i.pointee.endOffset)
+    }
+}
+
+/// Owns a vCPU's state block and its TLBs.
+public final class VirtualCPU: @unchecked Sendable {
+    /// The state block.
+    public let state: UnsafeMutablePointer<roost_vcpu>
+    /// The handle on it.
+    public var vcpu: VCPU { VCPU(state) }
+    /// Local APIC identifier, 0 for the first.
+    public let id: Int
+    private let tables: UnsafeMutablePointer<roost_tlb_entry>
+
+    /// Allocates a zeroed state block whose TLBs match nothing; call `reset()` before running.
+    public init(id: Int) {
+        self.id = id
+        let size = (MemoryLayout<roost_vcpu>.size + 4095) & ~4095
+        let raw = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 4096)
+        memset(raw, 0, size)
+        state = raw.bindMemory(to: roost_vcpu.self, capacity: 1)
+        // One table more than there are contexts: the last one never matches (armed watchpoints, #AC).
+        let perTable = Int(ROOST_TLB_ENTRIES)
+        let entries = perTable * (Int(ROOST_TLB_CONTEXTS) + 1)
+        tables = .allocate(capacity: entries)
+        memset(tables, 0xFF, entries * MemoryLayout<roost_tlb_entry>.stride)
+        state.pointee.tlb_contexts = (tables, tables + perTable, tables + 2 * perTable)
+        state.pointee.tlb_never_matching = tables + 3 * perTable
+        state.pointee.tlb = tables
+    }
+
+    deinit {
+        tables.deallocate()
+        UnsafeMutableRawPointer(state).deallocate()
+    }
+}
