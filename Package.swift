@@ -24,7 +24,7 @@ let package = Package(
         .testTarget(name: "HostOSTests", dependencies: ["HostOS"]),
 
         // Guest-physical address space.
-        .target(name: "GuestMemory", dependencies: ["HostOS"]),
+        .target(name: "GuestMemory", dependencies: ["CHost", "HostOS"]),
         .testTarget(name: "GuestMemoryTests", dependencies: ["GuestMemory"]),
 
         // What devices stand on.

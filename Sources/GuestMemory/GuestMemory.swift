@@ -6,6 +6,7 @@
 // - every access checks its whole range against one region first.
 public import HostOS
 
+internal import CHost
 internal import Glibc
 
 /// An access outside RAM and ROM, or a write to ROM by the loader's checked interface.
@@ -77,8 +78,8 @@ public final class GuestMemory: @unchecked Sendable {
     public let pageFlags: UnsafeMutablePointer<UInt8>
     /// First guest-physical address beyond every region, a page multiple, at least 4 GiB.
     public let limit: UInt64
-    /// Called (on the writing thread) after a device wrote a page marked `.code`; set by the machine.
-    public nonisolated(unsafe) var onCodeWrite: (@Sendable (_ page: GuestPhysicalAddress) -> Void)?
+    /// One count for each page up to `limit`, raised by every write to a page marked `.code`: stale code is recognized by it.
+    public let codeVersions: UnsafeMutablePointer<UInt32>
 
     /// Lays out `size` bytes of RAM (a page multiple): below 3 GiB, the rest from 4 GiB.
     public init(size: UInt64) throws(HostError) {
@@ -97,13 +98,22 @@ public final class GuestMemory: @unchecked Sendable {
             flags != MAP_FAILED
         else { throw HostError.last("allocate page flags") }
         pageFlags = flags.assumingMemoryBound(to: UInt8.self)
+        guard
+            let versions = mmap(
+                nil, pages * 4, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
+            versions != MAP_FAILED
+        else { throw HostError.last("allocate code versions") }
+        codeVersions = versions.assumingMemoryBound(to: UInt32.self)
         regions = [MemoryRegion(start: GuestPhysicalAddress(0), length: low, kind: .ram)]
         if high > 0 {
             regions.append(MemoryRegion(start: GuestPhysicalAddress(Self.highStart), length: high, kind: .ram))
         }
     }
 
-    deinit { munmap(pageFlags, Int(limit / Self.pageSize)) }
+    deinit {
+        munmap(pageFlags, Int(limit / Self.pageSize))
+        munmap(codeVersions, Int(limit / Self.pageSize) * 4)
+    }
 
     /// Puts ROM in a hole (set-up only): page-aligned, inside the first 4 GiB, 16 MiB in all.
     public func addROM(at start: GuestPhysicalAddress, contents: [UInt8]) throws {
@@ -149,7 +159,7 @@ public final class GuestMemory: @unchecked Sendable {
         for page in (address.rawValue / 4096)...((address.rawValue + UInt64(length) - 1) / 4096) {
             let old = pageFlags[Int(page)]
             pageFlags[Int(page)] = old | PageFlags.dirty.rawValue
-            if old & PageFlags.code.rawValue != 0 { onCodeWrite?(GuestPhysicalAddress(page * 4096)) }
+            if old & PageFlags.code.rawValue != 0 { roost_increment(codeVersions + Int(page)) }
         }
     }
 

@@ -1,6 +1,7 @@
 // C and assembly: the few things Swift cannot say.
 #ifndef CHOST_H
 #define CHOST_H
+#include "alu.h"
 #include "vcpu.h"
 
 // Headers that the Swift overlay of glibc leaves out.
@@ -12,6 +13,7 @@
 // memfd_create(2), close-on-exec; glibc declares it only under _GNU_SOURCE.
 static const int roost_timer_absolute = TFD_TIMER_ABSTIME;
 
+static inline void roost_increment(uint32_t *count) { __atomic_fetch_add(count, 1, __ATOMIC_RELEASE); }
 int roost_memfd_create(const char *name);
 
 #endif

@@ -72,6 +72,9 @@ typedef struct {
     uint8_t *ram;                // host address of guest-physical 0 (see GuestMemory)
     uint8_t *page_flags;         // one byte a guest-physical page up to ram_limit (see GuestMemory.PageFlags)
     uint64_t ram_limit;          // first guest-physical address without a page_flags entry
+    uint32_t *code_versions;     // one count a guest-physical page, raised by every write to a page marked as code
+    void    *blocks;             // the interpreter's BlockCache
+    const void *block_end;       // end of the running block; zero makes the loop stop after the current instruction
     roost_tlb_entry *tlb_contexts[ROOST_TLB_CONTEXTS];
     roost_tlb_entry *tlb_never_matching;  // in force while watchpoints or #AC are armed
 
@@ -92,6 +95,7 @@ typedef struct {
     uint8_t  halted;
     uint8_t  pending_nmi;
     uint8_t  interrupt_window;   // Machine asks for VMExit.interruptWindow as soon as IF allows
+    uint8_t  pending_fault;      // deliver #GP(0) at RIP before anything else (a refused MSR access)
     uint8_t  pending_debug;      // DR6 bits B0..B3/BS to raise as #DB trap after the current instruction
     uint64_t monitor_address;    // 0: not armed
 
@@ -109,7 +113,7 @@ typedef struct {
 
     // ---- vector and x87 state: the standard (non-compacted) XSAVE area (SDM 1 13.4) -----------------------------
     // The block is page-aligned; the assertion below keeps this part aligned to 64.
-    uint64_t xsave_padding[1];
+    uint64_t xsave_padding[6];
     uint64_t xsave[320];
 } roost_vcpu;
 _Static_assert(offsetof(roost_vcpu, xsave) % 64 == 0, "xsave must be aligned to 64");
@@ -117,7 +121,6 @@ _Static_assert(offsetof(roost_vcpu, xsave) % 64 == 0, "xsave must be aligned to 
 // Bits of roost_vcpu.attention, set by any thread.
 #define ROOST_ATTENTION_KICK 1u          // return VMExit.interrupted
 #define ROOST_ATTENTION_INTERRUPT 2u     // an interrupt may be deliverable: return VMExit.interrupted
-#define ROOST_ATTENTION_CODE_WRITTEN 4u  // a device wrote a page marked as code
 
 static inline uint32_t roost_attention(const roost_vcpu *cpu) { return __atomic_load_n(&cpu->attention, __ATOMIC_ACQUIRE); }
 static inline void roost_attention_set(roost_vcpu *cpu, uint32_t bits) { __atomic_fetch_or(&cpu->attention, bits, __ATOMIC_ACQ_REL); }
