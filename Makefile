@@ -1,0 +1,51 @@
+# Everything a person does with this repository, one target each. `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+SWIFT ?= swift
+BUILD := $(SWIFT) build -c release
+ROOST := .build/release/roost
+SOURCES := Sources Tests Package.swift
+
+.PHONY: help all setup kernels build run test bench format lint fuzz clean
+
+help: ## Lists the targets.
+	@echo "Roost: virtual machines for x86-64 Linux hosts. Targets:"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+all: build ## Same as build.
+
+setup: ## Installs what building, testing and image making need (idempotent; says what it installs).
+	@scripts/setup
+
+kernels: ## Fetches the Debian kernels that boot tests start, into ~/.cache/roost (idempotent).
+	@scripts/fetch-kernels
+
+build: ## Builds .build/release/roost, optimized.
+	$(BUILD) --product roost
+
+run: setup build ## From nothing to a login shell in a Debian guest.
+	@$(ROOST) image build debian --if-missing
+	@$(ROOST) run debian
+
+test: setup kernels ## Runs every test, optimized.
+	$(BUILD) --build-tests
+	$(SWIFT) test -c release --skip-build
+
+bench: ## Measures instructions per second, memory, idle cost.
+	$(BUILD) --product roost-bench
+	.build/release/roost-bench
+
+fuzz: ## Runs the differential and device fuzzers until interrupted.
+	$(BUILD) --build-tests
+	@while ROOST_FUZZ_SEED=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ') ROOST_FUZZ=1 \
+	    $(SWIFT) test -c release --skip-build --filter '[Ff]uzz|[Dd]ifferential'; do :; done
+
+format: ## Formats every source file in place.
+	$(SWIFT) format format --in-place --parallel --recursive $(SOURCES)
+
+lint: ## Checks formatting and style, strictly.
+	$(SWIFT) format lint --strict --parallel --recursive $(SOURCES)
+
+clean: ## Removes what was built (images and fetched kernels stay).
+	$(SWIFT) package clean
