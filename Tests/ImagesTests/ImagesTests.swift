@@ -77,7 +77,8 @@ struct SelfCheckImageTests {
             #expect(names.contains(Substring(name)))
         }
         let modules = names.filter { $0.hasSuffix(".ko") }
-        if let disk = modules.firstIndex(of: "modules/ext4.ko"), let journal = modules.firstIndex(of: "modules/jbd2.ko") {
+        if let disk = modules.firstIndex(of: "modules/ext4.ko"), let journal = modules.firstIndex(of: "modules/jbd2.ko")
+        {
             #expect(journal < disk)
         }
         #expect(bytes.count < 16 << 20)
