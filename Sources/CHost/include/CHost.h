@@ -15,5 +15,7 @@ static const int roost_timer_absolute = TFD_TIMER_ABSTIME;
 
 static inline void roost_increment(uint32_t *count) { __atomic_fetch_add(count, 1, __ATOMIC_RELEASE); }
 int roost_memfd_create(const char *name);
+int64_t roost_random(void *buffer, size_t size);   // getrandom(2)
+void roost_name_thread(const char *name);          // of the calling thread, at most 15 characters
 
 #endif

@@ -1,0 +1,47 @@
+// Whole files, and random bytes.
+internal import CHost
+internal import Glibc
+
+/// Files read in one go.
+public enum HostFile {
+    /// All bytes of a regular file or pipe; fails with `EFBIG` beyond `limit` bytes.
+    public static func contents(of path: String, limit: Int) throws(HostError) -> [UInt8] {
+        let file = try FileDescriptor.open(path, O_RDONLY)
+        var status = stat()
+        guard fstat(file.rawValue, &status) == 0 else { throw HostError.last("stat \(path)") }
+        switch status.st_mode & S_IFMT {
+        case S_IFDIR: throw HostError("read \(path)", errno: EISDIR)
+        case S_IFREG, S_IFIFO: break
+        default: throw HostError("read \(path)", errno: EINVAL)
+        }
+        if status.st_size > limit { throw HostError("read \(path)", errno: EFBIG) }
+        var bytes = [UInt8](repeating: 0, count: max(Int(status.st_size), 65536))
+        var filled = 0
+        while true {
+            if filled == bytes.count {
+                if filled >= limit { throw HostError("read \(path)", errno: EFBIG) }
+                bytes.append(contentsOf: repeatElement(0, count: min(bytes.count, limit - filled)))
+            }
+            let count = bytes.count - filled
+            let got = bytes.withUnsafeMutableBytes { read(file.rawValue, $0.baseAddress! + filled, count) }
+            if got == 0 { break }
+            if got > 0 { filled += got } else if errno != EINTR { throw HostError.last("read \(path)") }
+        }
+        bytes.removeSubrange(filled...)
+        return bytes
+    }
+}
+
+/// The host's random source.
+public enum HostRandom {
+    /// `count` random bytes (`getrandom(2)`).
+    public static func bytes(_ count: Int) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: max(0, count))
+        var filled = 0
+        while filled < bytes.count {
+            let got = bytes.withUnsafeMutableBytes { roost_random($0.baseAddress! + filled, $0.count - filled) }
+            if got > 0 { filled += Int(got) } else if errno != EINTR { break }
+        }
+        return bytes
+    }
+}

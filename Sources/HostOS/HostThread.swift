@@ -1,0 +1,97 @@
+// Threads, and a flag that threads wait for.
+//
+// Invariant: the pthread objects live on the heap at a fixed address from init to deinit of their owner.
+internal import CHost
+internal import Glibc
+
+/// A thread of the host.
+public final class HostThread: @unchecked Sendable {
+    private var handle: pthread_t = 0
+
+    private final class Start {
+        let name: String
+        let body: @Sendable () -> Void
+        init(_ name: String, _ body: @escaping @Sendable () -> Void) {
+            self.name = name
+            self.body = body
+        }
+    }
+
+    /// Starts a thread with all signals blocked, so that they reach the main thread only.
+    public init(name: String, _ body: @escaping @Sendable () -> Void) throws(HostError) {
+        let start = Unmanaged.passRetained(Start(name, body))
+        var all = sigset_t()
+        var before = sigset_t()
+        sigfillset(&all)
+        for fault in [SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT] { sigdelset(&all, fault) }
+        pthread_sigmask(SIG_SETMASK, &all, &before)
+        let failure = pthread_create(
+            &handle, nil,
+            { argument in
+                let start = Unmanaged<Start>.fromOpaque(argument!).takeRetainedValue()
+                roost_name_thread(String(start.name.prefix(15)))
+                start.body()
+                return nil
+            }, start.toOpaque())
+        pthread_sigmask(SIG_SETMASK, &before, nil)
+        if failure != 0 {
+            start.release()
+            throw HostError("start thread \(name)", errno: failure)
+        }
+    }
+
+    /// Waits until it has ended; once only.
+    public func join() { pthread_join(handle, nil) }
+}
+
+/// A flag that one thread waits for and others raise; raising twice is raising once.
+public final class WakeFlag: @unchecked Sendable {
+    // SAFETY of @unchecked: `raised` is only touched with the mutex held.
+    private let mutex: UnsafeMutablePointer<pthread_mutex_t>
+    private let condition: UnsafeMutablePointer<pthread_cond_t>
+    private var raised = false
+
+    /// A flag that is down.
+    public init() {
+        mutex = .allocate(capacity: 1)
+        condition = .allocate(capacity: 1)
+        pthread_mutex_init(mutex, nil)
+        pthread_cond_init(condition, nil)
+    }
+
+    deinit {
+        pthread_cond_destroy(condition)
+        pthread_mutex_destroy(mutex)
+        condition.deallocate()
+        mutex.deallocate()
+    }
+
+    /// Raises it.
+    public func raise() {
+        pthread_mutex_lock(mutex)
+        raised = true
+        pthread_cond_signal(condition)
+        pthread_mutex_unlock(mutex)
+    }
+
+    /// Waits until it is raised, and lowers it.
+    public func wait() {
+        pthread_mutex_lock(mutex)
+        while !raised { pthread_cond_wait(condition, mutex) }
+        raised = false
+        pthread_mutex_unlock(mutex)
+    }
+}
+
+extension FileDescriptor {
+    /// Waits until one of two descriptors can be read; whether each can. A negative descriptor is never ready.
+    public static func waitForInput(_ first: Int32, _ second: Int32) -> (first: Bool, second: Bool) {
+        var descriptors = [
+            pollfd(fd: first, events: Int16(POLLIN), revents: 0), pollfd(fd: second, events: Int16(POLLIN), revents: 0),
+        ]
+        while poll(&descriptors, 2, -1) < 0 {
+            if errno != EINTR { return (false, true) }
+        }
+        return (descriptors[0].revents != 0, descriptors[1].revents != 0)
+    }
+}

@@ -1,0 +1,61 @@
+// The free-mode door: order of timers, disarming, arming from a timer.
+import DeviceModel
+import Foundation
+import Machine
+import Synchronization
+import Testing
+
+@Suite("Host door")
+struct HostDoorTests {
+    @Test("Timers fire in order of their deadlines, disarmed ones don't")
+    func order() throws {
+        let door = try HostDoor()
+        let fired = Mutex<[Int]>([])
+        let done = DispatchSemaphore(value: 0)
+        nonisolated(unsafe) var box: [any DoorTimer] = []
+        for number in 0..<4 {
+            box.append(
+                door.makeTimer {
+                    fired.withLock { $0.append(number) }
+                    if number == 0 { done.signal() }
+                })
+        }
+        let now = door.now
+        box[0].arm(at: now + 60_000_000)
+        box[1].arm(at: now + 20_000_000)
+        box[2].arm(at: now + 40_000_000)
+        box[3].arm(at: now + 30_000_000)
+        box[3].disarm()
+        #expect(done.wait(timeout: .now() + 5) == .success)
+        #expect(fired.withLock { $0 } == [1, 2, 0])
+        #expect(door.now >= now + 60_000_000)
+    }
+
+    @Test("A timer armed in the past fires at once, and can arm itself again")
+    func again() throws {
+        let door = try HostDoor()
+        let done = DispatchSemaphore(value: 0)
+        let count = Mutex(0)
+        let holder = Mutex<(any DoorTimer)?>(nil)
+        let timer = door.makeTimer {
+            let soFar = count.withLock {
+                $0 += 1
+                return $0
+            }
+            if soFar < 5 { holder.withLock { $0?.arm(at: 0) } } else { done.signal() }
+        }
+        holder.withLock { $0 = timer }
+        timer.arm(at: 0)
+        #expect(done.wait(timeout: .now() + 5) == .success)
+        holder.withLock { $0 = nil }
+    }
+
+    @Test("Random bytes come in the number asked for, bounded")
+    func random() throws {
+        let door = try HostDoor()
+        #expect(door.randomBytes(16).count == 16)
+        #expect(door.randomBytes(16) != door.randomBytes(16))
+        #expect(door.randomBytes(1 << 20).count == 65536)
+        #expect(door.randomBytes(-1).isEmpty)
+    }
+}
