@@ -57,7 +57,7 @@ let package = Package(
 
         // Guest images.
         .target(name: "Images", dependencies: ["HostOS", "Storage"]),
-        .testTarget(name: "ImagesTests", dependencies: ["Images"]),
+        .testTarget(name: "ImagesTests", dependencies: ["Images", "HostOS"]),
 
         // The command line.
         .executableTarget(

@@ -7,7 +7,109 @@ internal import Images
 struct ImageCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "image", abstract: "Build and list guest images.",
-        subcommands: [SelfCheck.self])
+        subcommands: [Build.self, List.self, SelfCheck.self])
+
+    /// `roost image build`.
+    struct Build: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Build a Debian guest: root file system, kernel, initramfs.",
+            discussion: """
+                Packages come from Debian's mirror, through the host's own apt settings and proxies. Root is not needed. \
+                The guest's root user has no password.
+                """)
+
+        @Argument(help: "What to build; debian is what there is.")
+        var distribution: String
+
+        @Option(name: .shortAndLong, help: "The folder to make, instead of one in the image store.")
+        var output: String?
+
+        @Option(help: "minimal (a small init, a prompt in seconds) or systemd (the whole system).")
+        var variant: String = "minimal"
+
+        @Option(help: "Debian's release.")
+        var suite: String = "bookworm"
+
+        @Option(help: "A mirror's address, instead of deb.debian.org.")
+        var mirror: String?
+
+        @Option(help: "The disk's size as the guest sees it, in GiB (the file is sparse).")
+        var diskSize: Int = 2
+
+        @Flag(help: "Do nothing if the image is there.")
+        var ifMissing = false
+
+        @Flag(help: "Replace an image that is there, and lose what its disk holds.")
+        var replace = false
+
+        func run() throws {
+            guard distribution == "debian" else {
+                throw ValidationError("there is no recipe for '\(distribution)'; there is one for debian")
+            }
+            guard let kind = DebianImageBuilder.Variant(rawValue: variant) else {
+                throw ValidationError("there is no variant '\(variant)': minimal or systemd")
+            }
+            guard (1...16384).contains(diskSize) else { throw ValidationError("a disk has 1 to 16384 GiB") }
+            let folder = output ?? ImageStore.standard.folder(of: distribution)
+            if ifMissing, FileManager.default.fileExists(atPath: folder + "/image.json") { return }
+
+            let builder = DebianImageBuilder(
+                variant: kind, suite: suite, mirror: mirror, diskSize: Int64(diskSize) << 30)
+            var display = ProgressDisplay()
+            do {
+                let image = try builder.build(name: distribution, into: folder, replacing: replace) {
+                    display.show($0)
+                }
+                display.finish()
+                print("\(image.folder): Debian \(suite) (\(variant)), kernel \(image.manifest.kernelRelease)")
+            } catch {
+                display.finish()
+                throw error
+            }
+        }
+    }
+
+    /// `roost image list`.
+    struct List: ParsableCommand {
+        static let configuration = CommandConfiguration(abstract: "List the guest images in the store.")
+
+        @Flag(help: "Print JSON.")
+        var json = false
+
+        func run() throws {
+            let images = ImageStore.standard.list()
+            if json {
+                struct Row: Encodable {
+                    let folder: String
+                    let bytesOnDisk: Int64
+                    let manifest: ImageManifest
+                }
+                let encoder = JSONEncoder()
+                encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+                let rows = images.map { Row(folder: $0.folder, bytesOnDisk: $0.bytesOnDisk, manifest: $0.manifest) }
+                print(String(decoding: try encoder.encode(rows), as: UTF8.self))
+                return
+            }
+            if images.isEmpty {
+                print("No images yet; `roost image build debian` makes one.")
+                return
+            }
+            func row(_ columns: [String]) -> String {
+                zip(columns, [16, 10, 12, 28, 10, 20])
+                    .map { $0.padding(toLength: max($1, $0.count), withPad: " ", startingAt: 0) }
+                    .joined(separator: " ").trimmingCharacters(in: .whitespaces)
+            }
+            print(row(["NAME", "VARIANT", "SUITE", "KERNEL", "ON DISK", "CREATED"]))
+            for image in images {
+                let manifest = image.manifest
+                print(
+                    row([
+                        manifest.name, manifest.variant, manifest.suite, manifest.kernelRelease,
+                        "\(image.bytesOnDisk >> 20)M", manifest.created,
+                    ]))
+            }
+        }
+    }
 
     /// `roost image self-check`, for those who debug guests; not listed.
     struct SelfCheck: ParsableCommand {
@@ -28,5 +130,31 @@ struct ImageCommand: ParsableCommand {
             try Data(SelfCheckImage.initramfs(for: found)).write(to: URL(fileURLWithPath: output))
             print("boot it with --kernel \(found.image) --initrd \(output) --append console=ttyS0")
         }
+    }
+}
+
+/// A build's progress on standard error: one line redrawn on a terminal, a line a stage elsewhere.
+private struct ProgressDisplay {
+    private let terminal = isatty(STDERR_FILENO) == 1
+    private var shown: BuildProgress?
+
+    mutating func show(_ progress: BuildProgress) {
+        if terminal {
+            guard progress != shown else { return }
+            let filled = progress.percent * 24 / 100
+            let bar = String(repeating: "█", count: filled) + String(repeating: "░", count: 24 - filled)
+            write("\r\u{1B}[K\(bar) \(progress.percent)% \(progress.stage.title), \(progress.seconds) s")
+        } else if shown?.stage != progress.stage {
+            write("\(progress.percent)% \(progress.stage.title), \(progress.seconds) s\n")
+        }
+        shown = progress
+    }
+
+    mutating func finish() {
+        if terminal, shown != nil { write("\n") }
+    }
+
+    private func write(_ text: String) {
+        FileHandle.standardError.write(Data(text.utf8))
     }
 }
