@@ -62,8 +62,9 @@ struct ImageStoreTests {
         let error = try #require(failure { () throws(ImageError) in try store.locate("debian") })
         #expect(error.code == .notFound)
         #expect(error.message.contains("roost image build debian"))
-        try scratch.addImage("images/one")
-        let other = try #require(failure { () throws(ImageError) in try store.locate("two") })
+        try scratch.addImage("one")
+        let full = ImageStore(root: scratch.path)
+        let other = try #require(failure { () throws(ImageError) in try full.locate("two") })
         #expect(other.message.contains("there is one"))
     }
 

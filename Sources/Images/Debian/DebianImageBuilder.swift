@@ -39,7 +39,7 @@ public struct DebianImageBuilder: Sendable {
     public func build(
         name: String, into folder: String, replacing: Bool = false, report: (BuildProgress) -> Void
     ) throws(ImageError) -> GuestImage {
-        guard !suite.isEmpty,
+        guard suite.first?.isLetter == true,
             suite.utf8.allSatisfy({ (0x61...0x7A).contains($0) || (0x30...0x39).contains($0) || $0 == 0x2D })
         else { throw ImageError(.badRequest, "'\(suite)' is not a Debian release; bookworm, say") }
         guard diskSize >= 1 << 30 else { throw ImageError(.badRequest, "a disk under 1G does not hold Debian") }
