@@ -4,7 +4,7 @@ internal import CHost
 extension VCPU {
     /// Executes an instruction of the system group.
     @inline(never)
-    func executeSystem(_ i: UnsafePointer<Instruction>) throws(CPUException) {
+    package func executeSystem(_ i: UnsafePointer<Instruction>) throws(CPUException) {
         switch i.pointee.operation {
         case .syscall: try systemCall(i)
         case .sysret: try systemReturn(i)
@@ -191,7 +191,7 @@ extension VCPU {
     // MARK: I/O permission
 
     /// Throws `#GP(0)` unless IOPL or the TSS's I/O map allows the ports (SDM 1 19.5).
-    func checkIOPermission(port: UInt16, size: Int) throws(CPUException) {
+    package func checkIOPermission(port: UInt16, size: Int) throws(CPUException) {
         if s.pointee.dr.7 & 0xFF != 0 { matchPortBreakpoint(port, size: size) }
         if s.pointee.protected_mode == 0 { return }
         if s.pointee.virtual8086 == 0 && UInt64(s.pointee.cpl) <= (s.pointee.rflags >> 12) & 3 { return }

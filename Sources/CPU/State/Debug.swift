@@ -53,7 +53,7 @@ extension VCPU {
     }
 
     /// Whether an instruction breakpoint stands at a linear address; its bit is then pending.
-    func instructionBreakpoint(at linear: UInt64) -> Bool {
+    package func instructionBreakpoint(at linear: UInt64) -> Bool {
         var hit = false
         for n in 0..<4 where isEnabled(n, types: 1) && roost_dr_at(s, n).pointee == linear {
             s.pointee.pending_debug |= 1 << UInt8(n)
@@ -63,7 +63,7 @@ extension VCPU {
     }
 
     /// Notes the data breakpoints that an access touches: a trap after the instruction.
-    func matchDataBreakpoint(_ linear: UInt64, size: Int, write: Bool) {
+    package func matchDataBreakpoint(_ linear: UInt64, size: Int, write: Bool) {
         _ = match(linear, size: UInt64(truncatingIfNeeded: size), types: write ? 0b1010 : 0b1000)
     }
 
@@ -80,7 +80,7 @@ extension VCPU {
     }
 
     /// Puts DR7 into force.
-    func armDebug() { updateMode() }
+    package func armDebug() { updateMode() }
 
     /// The register that MOV DR names: DR4 and DR5 are DR6 and DR7 unless CR4.DE.
     private func debugRegister(_ i: UnsafePointer<Instruction>) throws(CPUException) -> Int {

@@ -25,7 +25,7 @@ enum EventSource: UInt8 {
 
 extension VCPU {
     /// Delivers an exception with RIP already in place: at the instruction for faults, after it for traps.
-    func deliver(_ e: CPUException) throws(CPUException) {
+    package func deliver(_ e: CPUException) throws(CPUException) {
         if !e.isArchitectural { throw e }
         s.pointee.exceptions &+= 1
         let vector = UInt8(truncatingIfNeeded: e.vector)
@@ -35,7 +35,7 @@ extension VCPU {
     }
 
     /// Delivers an external interrupt, or the NMI (vector 2).
-    func inject(_ vector: UInt8, external: Bool) throws(CPUException) {
+    package func inject(_ vector: UInt8, external: Bool) throws(CPUException) {
         s.pointee.interrupts &+= 1
         s.pointee.halted = 0
         if vector == 2 { s.pointee.nmi_blocked = 1 }
@@ -396,13 +396,13 @@ extension VCPU {
     }
 
     /// The image that PUSHF pushes: VM and RF read as zero.
-    func pushedFlags(size: Int) throws(CPUException) -> UInt64 {
+    package func pushedFlags(size: Int) throws(CPUException) -> UInt64 {
         if s.pointee.virtual8086 != 0 && (s.pointee.rflags >> 12) & 3 != 3 { throw .generalProtection(0) }
         return rflags & ~0x30000
     }
 
     /// POPF: which bits change depends on CPL, IOPL and the operand size; RF is cleared.
-    func popFlags(_ value: UInt64, size: Int) throws(CPUException) {
+    package func popFlags(_ value: UInt64, size: Int) throws(CPUException) {
         if s.pointee.virtual8086 != 0 && (s.pointee.rflags >> 12) & 3 != 3 { throw .generalProtection(0) }
         // VIF and VIP are cleared, RF too; VM stays.
         let old = rflags

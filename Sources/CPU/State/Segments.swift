@@ -138,7 +138,7 @@ extension VCPU {
     // MARK: Loads
 
     /// Loads ES, SS, DS, FS or GS with all checks (MOV, POP, LDS, ...).
-    func loadSegment(_ n: Int, selector: UInt16) throws(CPUException) {
+    package func loadSegment(_ n: Int, selector: UInt16) throws(CPUException) {
         let new: roost_segment
         if hasParagraphs {
             new = paragraphSegment(n, selector)
