@@ -1,3 +1,4 @@
+#if ROOST_SYSTEM_GROUP
 // A vCPU with descriptor tables, handlers' stacks and TSSs in guest memory, for tests that run handlers directly.
 import CHost
 import CPU
@@ -250,3 +251,4 @@ struct SystemRig {
         ]
     }
 }
+#endif

@@ -1,3 +1,4 @@
+#if ROOST_SYSTEM_GROUP
 // The system instructions: dispatch, and those with a few lines each.
 internal import CHost
 
@@ -206,3 +207,4 @@ extension VCPU {
         if (bits >> (port & 7)) & mask != 0 { throw .generalProtection(0) }
     }
 }
+#endif

@@ -1,3 +1,4 @@
+#if ROOST_SYSTEM_GROUP
 // SYSCALL, SYSRET, SYSENTER, SYSEXIT: fixed flat segments, nothing read from memory (SDM 3A 5.8.7, 5.8.8).
 internal import CHost
 
@@ -71,3 +72,4 @@ extension VCPU {
         updateMode()
     }
 }
+#endif

@@ -1,3 +1,4 @@
+#if ROOST_SYSTEM_GROUP
 // Far jumps, calls and returns, with call gates, task gates and TSSs (SDM 3A 5.8, SDM 2A JMP, CALL, 2B RET).
 internal import CHost
 
@@ -197,3 +198,4 @@ extension VCPU {
         updateMode()
     }
 }
+#endif

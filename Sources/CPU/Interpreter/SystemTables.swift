@@ -1,3 +1,4 @@
+#if ROOST_SYSTEM_GROUP
 // Descriptor tables and what is asked about descriptors: LGDT, LIDT, SGDT, SIDT, LLDT, LTR, SLDT, STR, LAR, LSL, VERR,
 // VERW, ARPL (SDM 2A, 2B).
 internal import CHost
@@ -205,3 +206,4 @@ extension VCPU {
         setZero(raises)
     }
 }
+#endif

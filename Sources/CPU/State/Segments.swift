@@ -1,3 +1,4 @@
+#if ROOST_SYSTEM_GROUP
 // Segment descriptors and the loading of segment registers (SDM 3A 3.4 and 3.5, 5.2 to 5.8).
 //
 // A segment register's hidden part keeps what the descriptor said; in real mode a load changes base and selector only,
@@ -348,3 +349,4 @@ extension VCPU {
         return (selector, UInt64(try readTSS(offset, as: UInt16.self)))
     }
 }
+#endif
