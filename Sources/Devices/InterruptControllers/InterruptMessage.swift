@@ -1,0 +1,112 @@
+// An interrupt on its way to the local APICs, and the bus that brings it there.
+// - Spec: SDM 3A 11.6 (interprocessor interrupts), 11.11 (message-signaled interrupts).
+public import DeviceModel
+internal import Synchronization
+
+/// How a local APIC treats a message.
+public enum DeliveryMode: UInt8, Sendable, Codable {
+    case fixed, lowestPriority, systemManagement, reserved, nonMaskable, initialize, startup, external
+}
+
+/// One interrupt message: from an I/O APIC, a device (MSI) or another local APIC.
+public struct InterruptMessage: Sendable, Equatable {
+    /// APIC identifier, or logical destination.
+    public var destination: UInt32
+    /// The destination is logical.
+    public var isLogical: Bool
+    /// What to do.
+    public var mode: DeliveryMode
+    /// Vector for fixed, lowest priority and startup.
+    public var vector: UInt8
+    /// Level triggered: the I/O APIC waits for the end of interrupt.
+    public var isLevel: Bool
+
+    /// Makes a message of its parts.
+    public init(
+        destination: UInt32, isLogical: Bool = false, mode: DeliveryMode = .fixed, vector: UInt8, isLevel: Bool = false
+    ) {
+        self.destination = destination
+        self.isLogical = isLogical
+        self.mode = mode
+        self.vector = vector
+        self.isLevel = isLevel
+    }
+
+    /// Decodes an MSI; nil when the address is not in FEEx_xxxx.
+    public init?(address: UInt64, data: UInt32) {
+        guard address >> 20 == 0xFEE else { return nil }
+        destination = UInt32(truncatingIfNeeded: address >> 12) & 0xFF
+        isLogical = address & 4 != 0
+        mode = DeliveryMode(rawValue: UInt8(truncatingIfNeeded: data >> 8) & 7) ?? .fixed
+        vector = UInt8(truncatingIfNeeded: data)
+        isLevel = data & 0x8000 != 0
+    }
+
+    /// Every local APIC is meant.
+    var isBroadcast: Bool { !isLogical && (destination == 0xFF || destination == 0xFFFF_FFFF) }
+}
+
+/// Carries messages to local APICs by destination, and ends of interrupt back to I/O APICs.
+public final class APICBus: MessageInterruptTarget {
+    private struct Contents {
+        var local: [LocalAPIC] = []
+        var inputOutput: [IOAPIC] = []
+        var turn = 0
+    }
+
+    private let contents = Mutex(Contents())
+
+    /// A bus with nothing on it.
+    public init() {}
+
+    /// Adds a local APIC (set-up only).
+    func add(_ apic: LocalAPIC) { contents.withLock { $0.local.append(apic) } }
+
+    /// Adds an I/O APIC (set-up only).
+    func add(_ apic: IOAPIC) { contents.withLock { $0.inputOutput.append(apic) } }
+
+    /// The local APICs in the order they were made.
+    public var localAPICs: [LocalAPIC] { contents.withLock { $0.local } }
+
+    /// Delivers an MSI; dropped when the address is no interrupt message.
+    public func deliver(address: UInt64, data: UInt32) {
+        guard let message = InterruptMessage(address: address, data: data) else { return }
+        _ = deliver(message)
+    }
+
+    /// Delivers a message to all it is meant for, except `excluded`; false when nobody took it.
+    @discardableResult
+    public func deliver(_ message: InterruptMessage, excluding excluded: LocalAPIC? = nil) -> Bool {
+        let all = localAPICs
+        if message.mode == .lowestPriority { return deliverLowest(message, all) }
+        var taken = false
+        for apic in all where apic !== excluded && (message.isBroadcast || apic.matches(message)) {
+            apic.accept(message)
+            taken = true
+        }
+        return taken
+    }
+
+    /// Picks the destination with the lowest processor priority, in turn among equals.
+    private func deliverLowest(_ message: InterruptMessage, _ all: [LocalAPIC]) -> Bool {
+        let turn = contents.withLock {
+            $0.turn = ($0.turn &+ 1) & 0xFFFF
+            return $0.turn
+        }
+        var best: (apic: LocalAPIC, priority: UInt8)?
+        for index in 0..<all.count {
+            let apic = all[(index + turn) % all.count]
+            guard message.isBroadcast || apic.matches(message), apic.isSoftwareEnabled else { continue }
+            let priority = apic.processorPriority
+            if best.map({ priority < $0.priority }) ?? true { best = (apic, priority) }
+        }
+        guard let best else { return false }
+        best.apic.accept(message)
+        return true
+    }
+
+    /// Tells the I/O APICs of the end of a level-triggered interrupt. Called with no lock held.
+    func endOfInterrupt(vector: UInt8) {
+        for apic in contents.withLock({ $0.inputOutput }) { apic.endOfInterrupt(vector: vector) }
+    }
+}
