@@ -1,0 +1,108 @@
+// What a virtio device is to its transport, and the transport to a device.
+internal import Dispatch
+
+/// Feature bits that every device shares.
+///
+/// - Spec: virtio 1.2, 6
+public enum VirtioFeature {
+    /// Descriptors may point to tables of descriptors.
+    public static let indirectDescriptors: UInt64 = 1 << 28
+    /// Notifications are suppressed by index.
+    public static let eventIndex: UInt64 = 1 << 29
+    /// The modern interface.
+    public static let version1: UInt64 = 1 << 32
+}
+
+/// What sits behind a virtio transport.
+public protocol VirtioDevice: AnyObject, Sendable {
+    /// The device ID (virtio 1.2, 5): 1 network, 2 block, 3 console, 4 entropy.
+    var deviceID: UInt16 { get }
+    /// The PCI class code, 24 bits.
+    var classCode: UInt32 { get }
+    /// Features of its own; the transport adds those every device shares.
+    var features: UInt64 { get }
+    /// The largest size of each queue, powers of two.
+    var queueSizes: [UInt16] { get }
+    /// The device-specific configuration as it is now.
+    var configuration: [UInt8] { get }
+    /// The driver wrote one byte of the device-specific configuration.
+    func configure(offset: Int, value: UInt8)
+    /// The device has been put behind a transport; it may keep a weak reference.
+    func attach(to transport: VirtioPCI)
+    /// The driver is ready; `features` were agreed on.
+    func activate(features: UInt64)
+    /// The driver has put buffers in a queue (called on the vCPU's thread).
+    func notified(queue: Int)
+    /// Forgets everything of the driver; no buffer may be touched any more.
+    func reset()
+    /// What it holds beside its queues.
+    func saveDeviceState() -> VirtioDeviceState
+    /// Puts back what it held, after the queues.
+    func restoreDeviceState(_ state: VirtioDeviceState) throws
+}
+
+extension VirtioDevice {
+    /// Ignored.
+    public func configure(offset: Int, value: UInt8) {}
+    /// Nothing.
+    public func saveDeviceState() -> VirtioDeviceState { VirtioDeviceState() }
+    /// Nothing.
+    public func restoreDeviceState(_ state: VirtioDeviceState) throws {}
+}
+
+/// What a device holds beside its queues, as plain data.
+public struct VirtioDeviceState: Codable, Sendable, Equatable {
+    /// Version of this layout.
+    public var version = 1
+    /// Heads of chains taken and not yet given back: they are done again.
+    public var inFlight: [UInt16] = []
+    /// Input not yet delivered.
+    public var input: [UInt8] = []
+    /// Frames not yet delivered.
+    public var frames: [[UInt8]] = []
+
+    /// Nothing held.
+    public init() {}
+}
+
+/// Where a device does what would hold up a virtual CPU: jobs run one after the other, in order.
+public protocol Worker: Sendable {
+    /// Runs a job later, after those given before.
+    func run(_ job: @escaping @Sendable () -> Void)
+}
+
+/// A worker on a thread of its own.
+public struct QueueWorker: Worker {
+    private let queue: DispatchQueue
+
+    /// Makes a worker with a name for debuggers.
+    public init(name: String) { queue = DispatchQueue(label: name) }
+
+    /// Runs a job on the worker's thread.
+    public func run(_ job: @escaping @Sendable () -> Void) { queue.async(execute: job) }
+}
+
+/// A worker that runs a job at once, for tests.
+public struct InlineWorker: Worker {
+    /// Makes one.
+    public init() {}
+    /// Runs the job.
+    public func run(_ job: @escaping @Sendable () -> Void) { job() }
+}
+
+/// A reference to a transport that doesn't keep it alive.
+struct WeakTransport: Sendable {
+    weak var transport: VirtioPCI?
+}
+
+/// Little-endian bytes of a number.
+func littleEndian<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
+    (0..<T.bitWidth / 8).map { UInt8(truncatingIfNeeded: value >> T($0 * 8)) }
+}
+
+/// A number from little-endian bytes; missing bytes are zero.
+func number(_ bytes: some Sequence<UInt8>) -> UInt64 {
+    var value: UInt64 = 0
+    for (index, byte) in bytes.prefix(8).enumerated() { value |= UInt64(byte) << UInt64(index * 8) }
+    return value
+}
