@@ -185,6 +185,12 @@ struct DebianOverlay {
 
     private static var dhcp: String { EarlyUserSpace.dhcpScript }
 
+    /// Units of no use in a guest that is looked at through its console and upgraded by hand.
+    private static let masked = [
+        "apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "e2scrub_reap.service",
+        "getty@tty1.service",
+    ]
+
     private var systemd: [(String, Entry)] {
         [
             (
@@ -210,6 +216,6 @@ struct DebianOverlay {
             ),
             ("/etc/resolv.conf", .link("/run/systemd/resolve/stub-resolv.conf")),
             ("/etc/modules-load.d/roost.conf", .file("virtio_net\nvirtio_rng", mode: 0o644)),
-        ]
+        ] + Self.masked.map { ("/etc/systemd/system/" + $0, .link("/dev/null")) }
     }
 }
