@@ -9,7 +9,7 @@ extension VCPU {
         switch i.pointee.operation {
         case .syscall: try systemCall(i)
         case .sysret: try systemReturn(i)
-        case .iret: try interruptReturn(Int(i.pointee.operandSize))
+        case .iret: try interruptReturn(Int(i.pointee.operandSize), truncatedRIP(nextRIP(i)))
         case .swapgs: try swapGS()
         case .cli: try setInterruptFlag(false)
         case .sti: try setInterruptFlag(true)

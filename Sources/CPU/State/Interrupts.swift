@@ -59,8 +59,13 @@ extension VCPU {
                 // INT3 and INTO are one byte long: their own fault is reported at the instruction.
                 if source == .trapInstruction && s.pointee.rip == rip { s.pointee.rip = rip &- 1 }
                 let isException = source == .exception
-                if isException && vector == 8 { throw shutDown() }
                 let second = UInt8(truncatingIfNeeded: error.vector)
+                if second == 1 {
+                    // A task switch whose TSS has the T bit: the event is already delivered.
+                    takePendingDebug()
+                } else if isException && vector == 8 {
+                    throw shutDown()
+                }
                 let isDouble =
                     isException
                     && ((isContributory(vector) && isContributory(second))
@@ -263,8 +268,8 @@ extension VCPU {
 
     // MARK: IRET
 
-    /// IRET, IRETD, IRETQ with operand size 2, 4 or 8 (SDM 2A IRET).
-    func interruptReturn(_ size: Int) throws(CPUException) {
+    /// IRET, IRETD, IRETQ with operand size 2, 4 or 8 (SDM 2A IRET). `rip` is the next instruction, for a nested task.
+    func interruptReturn(_ size: Int, _ rip: UInt64) throws(CPUException) {
         if s.pointee.protected_mode == 0 {
             try returnReal(size)
         } else if s.pointee.virtual8086 != 0 {
@@ -272,7 +277,7 @@ extension VCPU {
             try returnReal(size)
         } else if s.pointee.rflags & 0x4000 != 0 {
             if s.pointee.long_mode != 0 { throw .generalProtection(0) }
-            try returnToPreviousTask()
+            try returnToPreviousTask(rip)
         } else {
             try returnProtected(size)
         }

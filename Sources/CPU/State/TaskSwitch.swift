@@ -45,14 +45,14 @@ extension VCPU {
     }
 
     /// IRET with NT set: back to the task in the link field.
-    func returnToPreviousTask() throws(CPUException) {
+    func returnToPreviousTask(_ rip: UInt64) throws(CPUException) {
         let selector: UInt16 = try readTSS(0)
         if selector & 4 != 0 || isNull(selector) { throw .invalidTSS(code(selector)) }
         guard let d = try readDescriptor(selector), !d.isCodeOrData, d.type & 7 == 3 else {
             throw .invalidTSS(code(selector))
         }
         if !d.isPresent { throw .segmentNotPresent(code(selector)) }
-        let error = try switchTask(to: selector, d, .iret, errorCode: nil, s.pointee.rip)
+        let error = try switchTask(to: selector, d, .iret, errorCode: nil, rip)
         if let error { try deliver(error) }
     }
 
