@@ -60,8 +60,8 @@ public struct MemoryRegion: Sendable, Equatable, Codable {
 
 /// The guest-physical address space of one machine; the only holder of guest pointers.
 public final class GuestMemory: @unchecked Sendable {
-    /// Where the PCI hole begins when RAM is larger: 2.75 GiB, below memory-mapped PCI configuration.
-    public static let holeStart: UInt64 = 0xB000_0000
+    /// Where the PCI hole begins when RAM is larger: 3 GiB.
+    public static let holeStart: UInt64 = 0xC000_0000
     /// Where RAM goes on beyond the hole: 4 GiB.
     public static let highStart: UInt64 = 0x1_0000_0000
     /// Bytes in a page.
@@ -81,7 +81,7 @@ public final class GuestMemory: @unchecked Sendable {
     /// One count for each page up to `limit`, raised by every write to a page marked `.code`: stale code is recognized by it.
     public let codeVersions: UnsafeMutablePointer<UInt32>
 
-    /// Lays out `size` bytes of RAM (a page multiple): below the hole, the rest from 4 GiB.
+    /// Lays out `size` bytes of RAM (a page multiple): below 3 GiB, the rest from 4 GiB.
     public init(size: UInt64) throws(HostError) {
         ramSize = size
         let low = min(size, Self.holeStart)

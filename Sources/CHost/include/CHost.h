@@ -2,6 +2,7 @@
 #ifndef CHOST_H
 #define CHOST_H
 #include "alu.h"
+#include "disk.h"
 #include "vcpu.h"
 
 // Headers that the Swift overlay of glibc leaves out.

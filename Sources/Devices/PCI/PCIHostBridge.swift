@@ -25,7 +25,7 @@ public struct PCIWindows: Sendable {
 
     /// Makes windows; the defaults are the board's.
     public init(
-        ecam: UInt64 = 0xB000_0000, memory: ClosedRange<UInt64> = 0xC000_0000...0xFEBF_FFFF,
+        ecam: UInt64 = 0xE000_0000, memory: ClosedRange<UInt64> = 0xC000_0000...0xDFFF_FFFF,
         highMemory: ClosedRange<UInt64>? = nil, ports: ClosedRange<UInt64> = 0x1000...0xFFFF
     ) {
         self.ecam = ecam
