@@ -313,6 +313,20 @@ import Testing
         #expect(rig.place == [0x93, 0x5000, 0x23, 0x20000, 3, 0x10202])
     }
 
+    @Test func `A return to user code keeps the base of a null FS and drops kernel data segments`() throws {
+        let rig = try Rig()
+        rig.enterLong(3)
+        rig.set(4, 0, base: 0x7F00_1234_5000, limit: 0, attributes: 0)
+        rig.longVector(0x30, Rig.longCode0, 0x9000)
+        #expect(rig.inject(0x30) == nil)
+        #expect(rig.load(3, Rig.data0) == nil)
+        #expect(rig.run(.iret, size: 8) == nil)
+        #expect(rig.v.segment(4).pointee.base == 0x7F00_1234_5000)
+        #expect(rig.v.segment(3).pointee.attributes == 0)
+        #expect(rig.v.segment(3).pointee.selector == 0)
+        #expect(rig.v.segment(0).pointee.selector == Rig.data3)
+    }
+
     @Test func `IST replaces the stack whatever the level`() throws {
         let rig = try Rig()
         rig.enterLong(0)

@@ -257,11 +257,12 @@ extension VCPU {
     /// After a return to an outer level: data segments that the new level may not use become null (SDM 3A 5.8.6).
     func dropInnerSegments(_ cpl: UInt8) {
         for n in 0..<6 where n != SegmentIndex.cs && n != SegmentIndex.ss {
+            // A null FS or GS keeps the base that 64-bit code gave it.
             let a = segment(n).pointee.attributes
-            let dpl = UInt8(truncatingIfNeeded: a >> 5) & 3
             let isConforming = a & 0x1C == 0x1C
-            if a & 0x80 == 0 || (dpl < cpl && !isConforming) {
-                segment(n).pointee = nullSegment(n, 0)
+            if a & 0x80 != 0 && UInt8(truncatingIfNeeded: a >> 5) & 3 < cpl && !isConforming {
+                segment(n).pointee.selector = 0
+                segment(n).pointee.attributes = 0
             }
         }
     }
