@@ -30,7 +30,12 @@ extension VCPU {
         if !e.isArchitectural { throw e }
         s.pointee.exceptions &+= 1
         let vector = UInt8(truncatingIfNeeded: e.vector)
-        if vector == 1 { takePendingDebug() }
+        if vector == 1 {
+            takePendingDebug()
+        } else {
+            // A fault hides the instruction's data breakpoints: they match again when it is restarted.
+            s.pointee.pending_debug = 0
+        }
         let source: EventSource = vector == 3 || vector == 4 ? .trapInstruction : .exception
         try raiseEvent(vector, source, e.hasErrorCode ? e.errorCode : nil)
     }
@@ -48,6 +53,7 @@ extension VCPU {
         var vector = vector
         var source = source
         var errorCode = errorCode
+        var debugTraps = 0
         while true {
             let rip = s.pointee.rip
             do throws(CPUException) {
@@ -63,6 +69,9 @@ extension VCPU {
                 if second == 1 {
                     // A task switch whose TSS has the T bit: the event is already delivered.
                     takePendingDebug()
+                    // Tasks with T bits that enter each other without end.
+                    debugTraps += 1
+                    if debugTraps > 8 { throw shutDown() }
                 } else if isException && vector == 8 {
                     throw shutDown()
                 }
