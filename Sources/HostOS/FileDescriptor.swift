@@ -35,13 +35,13 @@ public struct FileDescriptor: ~Copyable, Sendable {
     /// Adds one to an event counter: wakes whoever polls it.
     public func signal() {
         var one: UInt64 = 1
-        _ = write(rawValue, &one, 8)
+        _ = Glibc.write(rawValue, &one, 8)
     }
 
     /// Reads an event counter or timer back to zero.
     public func drain() {
         var value: UInt64 = 0
-        _ = read(rawValue, &value, 8)
+        _ = Glibc.read(rawValue, &value, 8)
     }
 
     /// Arms a timer at an absolute `CLOCK_MONOTONIC` time in nanoseconds; nil disarms it.
