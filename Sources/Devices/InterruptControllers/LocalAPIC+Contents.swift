@@ -32,12 +32,14 @@ struct LocalAPICContents: Sendable {
 
     var state: LocalAPIC.State
     let tscFrequency: UInt64
+    let timeStampCounter: (@Sendable () -> UInt64)?
     let isBootstrap: Bool
     var timer: (any DoorTimer)?
     var attention: (@Sendable (LocalAPIC.Attention) -> Void)?
     var notices = LocalAPICNotices()
 
-    init(id: UInt32, isBootstrap: Bool, tscFrequency: UInt64) {
+    init(id: UInt32, isBootstrap: Bool, tscFrequency: UInt64, timeStampCounter: (@Sendable () -> UInt64)?) {
+        self.timeStampCounter = timeStampCounter
         self.isBootstrap = isBootstrap
         self.tscFrequency = tscFrequency
         state = LocalAPIC.State(id: id, base: 0)
@@ -341,8 +343,12 @@ struct LocalAPICContents: Sendable {
         if value == 0 { stopTimer() } else { armDeadline(now) }
     }
 
+    private func counter(_ now: UInt64) -> UInt64 {
+        timeStampCounter?() ?? (scale(now, by: tscFrequency, over: 1_000_000_000) &+ state.tscOffset)
+    }
+
     mutating func armDeadline(_ now: UInt64) {
-        let counter = scale(now, by: tscFrequency, over: 1_000_000_000) &+ state.tscOffset
+        let counter = counter(now)
         guard state.deadlineTSC > counter else {
             state.timerNext = now
             return timerFired(now)
@@ -358,6 +364,8 @@ struct LocalAPICContents: Sendable {
             timer?.arm(at: next)
             return
         }
+        // The counter and guest time may drift apart: never early.
+        if timerMode == .deadline, state.deadlineTSC > counter(now) { return armDeadline(now) }
         state.timerNext = nil
         if timerMode == .periodic, period > 0 {
             let interval = max(period, shortestInterruptPeriod)

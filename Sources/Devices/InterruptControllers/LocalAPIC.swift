@@ -74,10 +74,12 @@ public final class LocalAPIC: BusDevice, Saveable {
     /// Makes the APIC of a vCPU and puts it on the bus.
     ///
     /// `tscFrequency` is in Hz: the guest's time-stamp counter is `door.now * tscFrequency / 10^9 + tscOffset`.
+    /// Where the vCPU counts otherwise, `timeStampCounter` reads its counter; it may take no device's lock.
     /// `acknowledgeExternal` asks the 8259 for its vector, called with no lock held. The first APIC (`isBootstrap`)
     /// starts in virtual-wire mode, LINT0 ExtINT and LINT1 NMI, as firmware leaves it.
     public init(
         id: UInt32, isBootstrap: Bool, bus: APICBus, door: any Door, tscFrequency: UInt64 = 1_000_000_000,
+        timeStampCounter: (@Sendable () -> UInt64)? = nil,
         acknowledgeExternal: @escaping @Sendable () -> UInt8? = { nil }
     ) {
         self.bus = bus
@@ -85,7 +87,8 @@ public final class LocalAPIC: BusDevice, Saveable {
         self.acknowledgeExternal = acknowledgeExternal
         contents = Mutex(
             LocalAPICContents(
-                id: id, isBootstrap: isBootstrap, tscFrequency: max(1_000_000, tscFrequency)))
+                id: id, isBootstrap: isBootstrap, tscFrequency: max(1_000_000, tscFrequency),
+                timeStampCounter: timeStampCounter))
         let timer = door.makeTimer { [weak self] in self?.timerFired() }
         contents.withLock { $0.timer = timer }
         bus.add(self)
@@ -165,7 +168,7 @@ public final class LocalAPIC: BusDevice, Saveable {
     public func read(offset: UInt64, size: Int) -> UInt64 {
         let now = door.now
         return contents.withLock { contents in
-            guard contents.isMemoryMapped, offset < 0x1000 else { return ~0 }
+            guard contents.isMemoryMapped, offset < 0x1000 else { return 0xFFFF_FFFF }
             guard offset & 15 < 4 else { return 0 }
             guard let value = contents.read(Int(offset >> 4), now) else {
                 contents.newError(1 << 7)

@@ -119,7 +119,8 @@ public final class ACPIPower: BusDevice, Saveable {
             UInt64(contents.state.status) | UInt64(contents.state.enable) &<< 16
                 | UInt64(contents.state.control) &<< 32
         }
-        return all &>> ((offset & 7) &* 8)
+        let bits: UInt64 = size >= 4 ? 0xFFFF_FFFF : size == 2 ? 0xFFFF : 0xFF
+        return all &>> ((offset & 7) &* 8) & bits
     }
 
     /// Writes a register, in bytes or words.

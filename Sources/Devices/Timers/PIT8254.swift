@@ -257,7 +257,7 @@ struct PITChannel: Codable, Sendable {
         guard isBCD else { return UInt16(truncatingIfNeeded: value) }
         let value = value % 10_000
         return UInt16(
-            truncatingIfNeeded: value / 1000 &<< 12 | value / 100 % 10 &<< 8 | value / 10 % 10 &<< 4 | value % 10)
+            truncatingIfNeeded: (value / 1000) &<< 12 | (value / 100 % 10) &<< 8 | (value / 10 % 10) &<< 4 | value % 10)
     }
 
     private func decode(_ raw: UInt16) -> UInt64 {
