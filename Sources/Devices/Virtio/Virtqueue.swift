@@ -114,8 +114,7 @@ public struct Virtqueue: Sendable {
 
     /// Takes the next available chain, or nil.
     public mutating func pop() throws(VirtqueueError) -> DescriptorChain? {
-        guard isReady, let index = try pendingIndex() else { return nil }
-        _ = index
+        guard isReady, try hasPending() else { return nil }
         let slot = UInt64(nextAvailable & (size &- 1))
         let head = try load(available + (4 &+ 2 &* slot), as: UInt16.self)
         guard head < size else { throw .noSuchDescriptor }
@@ -124,31 +123,31 @@ public struct Virtqueue: Sendable {
         return chain
     }
 
-    /// Takes the next chain without taking it: `pop` returns it again.
-    public func peek() throws(VirtqueueError) -> DescriptorChain? {
-        var copy = self
-        return try copy.pop()
-    }
-
-    /// The index up to which chains are available, nil if there is none.
-    private func pendingIndex() throws(VirtqueueError) -> UInt16? {
+    /// Whether chains are available.
+    private func hasPending() throws(VirtqueueError) -> Bool {
         let index = try load(available + 2, as: UInt16.self)
-        guard index != nextAvailable else { return nil }
+        guard index != nextAvailable else { return false }
         guard index &- nextAvailable <= size else { throw .availableIndexTooFar }
         atomicMemoryFence(ordering: .acquiring)
-        return index
+        return true
     }
 
-    /// Asks to be notified of the next chain; true if one is available already.
+    /// Asks to be notified of the next chain that is added; true if one is available already.
+    ///
+    /// The event index is where the driver stands, not where we do: a device may leave chains because they are too few.
+    /// A driver that adds while we look is looked at again, within bounds.
     public mutating func enableNotifications() throws(VirtqueueError) -> Bool {
         guard isReady else { return false }
-        if hasEventIndex {
-            try store(nextAvailable, at: used + (4 &+ 8 &* UInt64(size)))
-        } else {
-            try store(UInt16(0), at: used)
+        if !hasEventIndex { try store(UInt16(0), at: used) }
+        var index = try load(available + 2, as: UInt16.self)
+        for _ in 0..<64 {
+            if hasEventIndex { try store(index, at: used + (4 &+ 8 &* UInt64(size))) }
+            atomicMemoryFence(ordering: .sequentiallyConsistent)
+            let again = try load(available + 2, as: UInt16.self)
+            if again == index { break }
+            index = again
         }
-        atomicMemoryFence(ordering: .sequentiallyConsistent)
-        return try pendingIndex() != nil
+        return try hasPending()
     }
 
     /// The chain that begins at a descriptor, checked.
