@@ -97,4 +97,36 @@ struct SeededGenerator: RandomNumberGenerator {
         try i8042.restoreState(i8042.saveState())
         try serial.restoreState(serial.saveState())
     }
+
+    @Test func `several threads at once neither deadlock nor lose a level`() async {
+        let (bus, door) = (APICBus(), ManualDoor())
+        let wire = LINT0Line()
+        let pic = PIC8259(output: wire)
+        let ioapic = IOAPIC(bus: bus)
+        let apic = LocalAPIC(id: 0, isBootstrap: true, bus: bus, door: door, acknowledgeExternal: { pic.acknowledge() })
+        wire.connect(to: apic)
+        let router = InterruptRouter(pic: pic, ioapic: ioapic)
+        apic.onAttention { _ in _ = apic.hasDeliverableInterrupt }
+        apic.write(offset: 0xF0, size: 4, value: 0x1FF)
+        apic.write(offset: 0x350, size: 4, value: 0x10700)
+        ioapic.write(offset: 0, size: 4, value: 0x10 + 2 * 16)
+        ioapic.write(offset: 0x10, size: 4, value: 0x8050)
+        let lines = (0..<2).map { _ in router.line(gsi: 16) }
+        await withTaskGroup(of: Void.self) { group in
+            for line in lines {
+                group.addTask {
+                    for _ in 0..<20_000 {
+                        line.set(true)
+                        line.set(false)
+                    }
+                }
+            }
+            group.addTask {
+                for _ in 0..<20_000 where apic.acknowledge() != nil { apic.write(offset: 0xB0, size: 4, value: 0) }
+            }
+        }
+        while apic.acknowledge() != nil { apic.write(offset: 0xB0, size: 4, value: 0) }
+        lines[0].set(true)
+        #expect(apic.acknowledge() == 0x50)
+    }
 }

@@ -81,6 +81,14 @@ private struct RoutedBoard {
         #expect(board.redirection(16) == 0x8050)
     }
 
+    @Test func `a level that no APIC takes doesn't wait for an end`() {
+        let board = RoutedBoard()
+        board.board.set(0xF0, 0xFF)
+        board.redirect(18, 0x8052)
+        board.router.line(gsi: 18).set(true)
+        #expect(board.redirection(18) == 0x8052)
+    }
+
     @Test func `the EOI register ends by vector`() {
         let board = RoutedBoard()
         board.redirect(17, 0x8051)

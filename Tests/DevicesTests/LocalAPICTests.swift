@@ -224,6 +224,36 @@ struct APICBoard {
         #expect(board.apics.map { $0.acknowledge() } == [nil, 0x90])
     }
 
+    @Test func `attention comes once until the interrupt is acknowledged`() {
+        let board = APICBoard()
+        let log = AttentionLog()
+        board.apic.onAttention { log.add($0) }
+        board.bus.deliver(address: 0xFEE0_0000, data: 0x40)
+        board.bus.deliver(address: 0xFEE0_0000, data: 0x50)
+        #expect(log.all == [.interrupt])
+        #expect(board.apic.acknowledge() == 0x50)
+        board.set(0xB0, 0)
+        #expect(log.all == [.interrupt, .interrupt])
+        board.apic.taskPriority = 15
+        board.apic.taskPriority = 0
+        #expect(log.all.count == 3)
+    }
+
+    @Test func `the deadline timer follows the vCPU's own counter`() {
+        let (door, bus) = (ManualDoor(), APICBus())
+        // A counter of 3 GHz that started at 1000.
+        let apic = LocalAPIC(
+            id: 0, isBootstrap: true, bus: bus, door: door, tscFrequency: 3_000_000_000,
+            timeStampCounter: { 1000 + door.now * 3 })
+        apic.write(offset: 0xF0, size: 4, value: 0x1FF)
+        apic.write(offset: 0x320, size: 4, value: 0x40031)
+        #expect(apic.writeMSR(0x6E0, 4000))
+        door.advance(by: 999)
+        #expect(!apic.hasDeliverableInterrupt)
+        door.advance(by: 2)
+        #expect(apic.hasDeliverableInterrupt)
+    }
+
     @Test func `state survives saving, and another version is refused`() throws {
         let board = APICBoard()
         board.bus.deliver(address: 0xFEE0_0000, data: 0x77)

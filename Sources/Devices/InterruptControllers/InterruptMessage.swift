@@ -81,8 +81,7 @@ public final class APICBus: MessageInterruptTarget {
         if message.mode == .lowestPriority { return deliverLowest(message, all) }
         var taken = false
         for apic in all where apic !== excluded && (message.isBroadcast || apic.matches(message)) {
-            apic.accept(message)
-            taken = true
+            if apic.accept(message) { taken = true }
         }
         return taken
     }
@@ -101,8 +100,7 @@ public final class APICBus: MessageInterruptTarget {
             if best.map({ priority < $0.priority }) ?? true { best = (apic, priority) }
         }
         guard let best else { return false }
-        best.apic.accept(message)
-        return true
+        return best.apic.accept(message)
     }
 
     /// Tells the I/O APICs of the end of a level-triggered interrupt. Called with no lock held.

@@ -37,6 +37,8 @@ struct LocalAPICContents: Sendable {
     var timer: (any DoorTimer)?
     var attention: (@Sendable (LocalAPIC.Attention) -> Void)?
     var notices = LocalAPICNotices()
+    /// The vCPU has been told of a deliverable interrupt and hasn't taken one since.
+    var isAnnounced = false
 
     init(id: UInt32, isBootstrap: Bool, tscFrequency: UInt64, timeStampCounter: (@Sendable () -> UInt64)?) {
         self.timeStampCounter = timeStampCounter
@@ -97,6 +99,7 @@ struct LocalAPICContents: Sendable {
     var isDeliverable: Bool { externalPending || deliverableVector != nil }
 
     mutating func takeVector() -> UInt8? {
+        isAnnounced = false
         guard let vector = deliverableVector else { return nil }
         state.request.remove(vector)
         state.inService.insert(vector)
@@ -105,16 +108,20 @@ struct LocalAPICContents: Sendable {
 
     mutating func acknowledge() -> (external: Bool, vector: UInt8?) {
         if externalPending {
+            isAnnounced = false
             state.externalLatched = false
             return (true, nil)
         }
         return (false, takeVector())
     }
 
+    /// A deliverable interrupt is told of once, until one is acknowledged or none is deliverable.
     mutating func takeNotices() -> LocalAPICNotices {
         var result = notices
         notices = LocalAPICNotices()
-        result.interrupt = isDeliverable
+        let deliverable = isDeliverable
+        result.interrupt = deliverable && !isAnnounced
+        isAnnounced = deliverable
         return result
     }
 
@@ -137,24 +144,32 @@ struct LocalAPICContents: Sendable {
         return destination >> 4 & 0xF == logicalID >> 4 && destination & logicalID & 0xF != 0
     }
 
-    mutating func accept(_ message: InterruptMessage) {
+    /// Takes a message; false when the APIC is off and drops it.
+    @discardableResult
+    mutating func accept(_ message: InterruptMessage) -> Bool {
         switch message.mode {
-        case .fixed, .lowestPriority: accept(message.vector, level: message.isLevel)
+        case .fixed, .lowestPriority: return accept(message.vector, level: message.isLevel)
         case .nonMaskable: notices.nonMaskable = true
         case .initialize:
             reset(keepBase: true)
             notices.initialize = true
         case .startup: notices.startup = message.vector
         case .external: state.externalLatched = true
-        case .systemManagement, .reserved: break
+        case .systemManagement, .reserved: return false
         }
+        return true
     }
 
-    mutating func accept(_ vector: UInt8, level: Bool) {
-        guard isEnabled else { return }
-        guard vector >= 16 else { return newError(1 << 6) }
+    @discardableResult
+    mutating func accept(_ vector: UInt8, level: Bool) -> Bool {
+        guard isEnabled else { return false }
+        guard vector >= 16 else {
+            newError(1 << 6)
+            return false
+        }
         state.request.insert(vector)
         if level { state.trigger.insert(vector) } else { state.trigger.remove(vector) }
+        return true
     }
 
     mutating func newError(_ bit: UInt32) {

@@ -97,6 +97,8 @@ public final class LocalAPIC: BusDevice, Saveable {
     // MARK: What the vCPU's thread asks
 
     /// Sets who is told of new interrupts. Called from any thread with no lock of the APIC held.
+    ///
+    /// `.interrupt` comes once: again only after `acknowledge`, or after nothing was deliverable for a while.
     public func onAttention(_ body: @escaping @Sendable (Attention) -> Void) {
         contents.withLock { $0.attention = body }
     }
@@ -152,8 +154,13 @@ public final class LocalAPIC: BusDevice, Saveable {
     /// LINT1: the board's non-maskable interrupt.
     public func setLINT1(_ level: Bool) { update { $0.setLINT(4, level) } }
 
-    /// Takes a message meant for this APIC.
-    public func accept(_ message: InterruptMessage) { update { $0.accept(message) } }
+    /// Takes a message meant for this APIC; false when it is off and drops it.
+    @discardableResult
+    public func accept(_ message: InterruptMessage) -> Bool {
+        var taken = false
+        update { taken = $0.accept(message) }
+        return taken
+    }
 
     func matches(_ message: InterruptMessage) -> Bool { contents.withLock { $0.matches(message) } }
 
@@ -265,6 +272,7 @@ public final class LocalAPIC: BusDevice, Saveable {
         try requireVersion(state.version, 1, "local APIC")
         update {
             $0.state = state
+            $0.isAnnounced = false
             if let next = state.timerNext { $0.timer?.arm(at: next) } else { $0.timer?.disarm() }
         }
     }

@@ -63,6 +63,7 @@ public final class RTC: BusDevice, Saveable {
             contents.state.statusB &= 0x87
             contents.state.statusC = 0
             schedule(&contents, door.now)
+            updateLine(&contents)
         }
     }
 
