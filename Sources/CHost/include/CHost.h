@@ -17,6 +17,13 @@ static const int roost_timer_absolute = TFD_TIMER_ABSTIME;
 static inline void roost_increment(uint32_t *count) { __atomic_fetch_add(count, 1, __ATOMIC_RELEASE); }
 int roost_memfd_create(const char *name);
 int64_t roost_random(void *buffer, size_t size);   // getrandom(2)
+
+// Raw terminal mode, restored at exit, at signals that end the process, and after a stop; false if not a terminal of ours.
+int roost_terminal_raw(int fd);
+void roost_terminal_restore(void);
+int roost_terminal_is_raw(void);
+int roost_pseudo_terminal(char *path, size_t size);  // controlling end, non-blocking; path of the other
+void roost_ignore_pipe_signals(void);
 void roost_name_thread(const char *name);          // of the calling thread, at most 15 characters
 
 #endif
