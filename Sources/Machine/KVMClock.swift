@@ -6,7 +6,7 @@
 //   MSR 0x4B564D01, 0x12   system time: address | 1 of the 32-byte record
 //       +0  version (odd while it changes)   +8  TSC at the sample      +16 guest nanoseconds at the sample
 //       +24 multiplier, 32.32 after the shift +28 shift, signed          +29 flags: 0 TSC stable
-internal import GuestMemory
+package import GuestMemory
 
 /// How TSC ticks become nanoseconds: `((ticks << shift) * multiplier) >> 32`.
 package struct ClockScale: Equatable, Sendable {

@@ -1,0 +1,111 @@
+// The board: which chips there are, where, and how they are wired.
+//
+//   ports                              memory
+//   0x020 0x0A0 0x4D0  8259 pair       0xFEE00000  local APIC
+//   0x040 0x061        8254            0xFEC00000  I/O APIC
+//   0x060 0x064 0x092  i8042           0xE0000000  PCI configuration space
+//   0x070              RTC             0xC0000000  PCI memory window
+//   0x080              POST code       0xFF000000  test device
+//   0x0E9              debug console
+//   0x3F8              COM1, IRQ 4
+//   0x510              fw_cfg
+//   0x600              ACPI power management, GSI 9
+//   0xCF8 0xCFC        PCI configuration, reset at 0xCF9
+internal import DeviceModel
+internal import Devices
+internal import GuestMemory
+
+/// All chips of one machine. Adding a device is one line here.
+final class Board: Sendable {
+    let memory: GuestMemory
+    let ports = Bus()
+    let mmio = Bus()
+    let apics = APICBus()
+    let localAPIC: LocalAPIC
+    let ioAPIC: IOAPIC
+    let pic: PIC8259
+    let router: InterruptRouter
+    let serial: Serial16550A
+    let acpi: ACPIPower
+    let firmware: FirmwareConfig
+    private let pit: PIT8254
+    private let rtc: RTC
+    private let keyboard: I8042
+    private let resetControl: ResetControl
+    private let post = PostPort()
+    private let debugConsole: DebugConsole
+    private let processors: Int
+
+    init(
+        _ configuration: MachineConfiguration, memory: GuestMemory, door: any Door, power: any PowerControl,
+        tscFrequency: UInt64, output: @escaping @Sendable ([UInt8]) -> Void
+    ) {
+        self.memory = memory
+        processors = configuration.processors
+        let lint0 = LINT0Line()
+        let pic = PIC8259(output: lint0)
+        self.pic = pic
+        localAPIC = LocalAPIC(
+            id: 0, isBootstrap: true, bus: apics, door: door, tscFrequency: tscFrequency,
+            acknowledgeExternal: { pic.acknowledge() })
+        lint0.connect(to: localAPIC)
+        ioAPIC = IOAPIC(bus: apics)
+        router = InterruptRouter(pic: pic, ioapic: ioAPIC)
+        pit = PIT8254(door: door, line: router.line(isaIRQ: 0))
+        rtc = RTC(
+            door: door, line: router.line(isaIRQ: 8), memoryBelow4G: min(memory.ramSize, GuestMemory.holeStart),
+            memoryAbove4G: memory.ramSize - min(memory.ramSize, GuestMemory.holeStart))
+        keyboard = I8042(
+            keyboardLine: router.line(isaIRQ: 1), mouseLine: router.line(isaIRQ: 12), power: power)
+        serial = Serial16550A(line: router.line(isaIRQ: 4), output: output)
+        acpi = ACPIPower(door: door, line: router.line(gsi: ACPIPower.interrupt), power: power)
+        firmware = FirmwareConfig(memory: memory, cpuCount: configuration.processors)
+        resetControl = ResetControl(power: power)
+        debugConsole = DebugConsole(output: output)
+        attach()
+        if let port = configuration.debugExitPort { DebugExit(power: power).attach(to: ports, port: port) }
+        if configuration.hasTestDevice {
+            let lines = (0..<24).map { $0 < 16 ? router.line(isaIRQ: $0) : router.line(gsi: $0) }
+            TestDevice(lines: lines).attach(ports: ports, memory: mmio)
+        }
+    }
+
+    private func attach() {
+        pic.attach(to: ports)
+        pit.attach(to: ports)
+        keyboard.attach(to: ports)
+        rtc.attach(to: ports)
+        post.attach(to: ports)
+        debugConsole.attach(to: ports)
+        ports.attach(serial, at: 0x3F8, length: 8)
+        firmware.attach(to: ports)
+        acpi.attach(to: ports)
+        mmio.attach(localAPIC, at: BoardLayout.localAPIC, length: 0x1000)
+        mmio.attach(ioAPIC, at: BoardLayout.ioAPIC, length: 0x1000)
+        resetControl.attach(to: ports)
+    }
+
+    /// Back to the state after power-on; nothing may run.
+    func reset() {
+        localAPIC.reset()
+        ioAPIC.reset()
+        pic.reset()
+        pit.reset()
+        rtc.reset()
+        keyboard.reset()
+        serial.reset()
+        acpi.reset()
+        firmware.reset()
+    }
+
+    /// What firmware leaves behind: the ACPI tables.
+    func writeTables() throws {
+        let tables = ACPITables(processors: processors).build(at: BoardLayout.acpiTables)
+        try memory.write(tables, at: GuestPhysicalAddress(BoardLayout.acpiTables))
+    }
+}
+
+extension Serial16550A: ConsolePort {
+    var room: Int { roomForInput }
+    func receive(_ bytes: [UInt8]) { _ = receive(bytes) as Int }
+}

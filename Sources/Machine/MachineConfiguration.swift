@@ -1,0 +1,142 @@
+// What a machine is made of, as the user says it.
+
+/// What to print about a running machine.
+public struct TraceOptions: OptionSet, Sendable {
+    /// The bits.
+    public let rawValue: Int
+    /// Wraps the bits.
+    public init(rawValue: Int) { self.rawValue = rawValue }
+    /// Every exit from the engine.
+    public static let exits = TraceOptions(rawValue: 1)
+    /// Every interrupt injected.
+    public static let interrupts = TraceOptions(rawValue: 2)
+    /// Every instruction, disassembled; slow.
+    public static let instructions = TraceOptions(rawValue: 4)
+    /// The names, as the command line has them.
+    public static let names: [(name: String, option: TraceOptions)] = [
+        ("exits", .exits), ("interrupts", .interrupts), ("instructions", .instructions),
+    ]
+}
+
+/// A disk of the machine.
+public struct DiskConfiguration: Sendable, Equatable {
+    /// The raw image.
+    public var path: String
+    /// The guest can't write it.
+    public var isReadOnly: Bool
+
+    /// Names a disk.
+    public init(path: String, isReadOnly: Bool = false) {
+        self.path = path
+        self.isReadOnly = isReadOnly
+    }
+}
+
+/// A host port that leads to a guest's.
+public struct PortForward: Sendable, Equatable {
+    /// UDP instead of TCP.
+    public var isUDP: Bool
+    /// Port on the host's loopback interface.
+    public var hostPort: UInt16
+    /// Port on the guest.
+    public var guestPort: UInt16
+
+    /// Names both ends.
+    public init(isUDP: Bool = false, hostPort: UInt16, guestPort: UInt16) {
+        self.isUDP = isUDP
+        self.hostPort = hostPort
+        self.guestPort = guestPort
+    }
+}
+
+/// How the machine is on the network.
+public enum NetworkConfiguration: Sendable, Equatable {
+    /// No network device.
+    case none
+    /// User-mode network with these forwards.
+    case user(forwards: [PortForward])
+}
+
+/// Everything a machine is made of.
+public struct MachineConfiguration: Sendable {
+    /// What to boot.
+    public var boot: BootSource
+    /// The CPU model's name; nil is what the host has.
+    public var cpuModel: String?
+    /// Number of processors; 1.
+    public var processors = 1
+    /// Bytes of RAM.
+    public var memory: UInt64 = 512 << 20
+    /// Disks, in the order of their slots.
+    public var disks: [DiskConfiguration] = []
+    /// The network.
+    public var network = NetworkConfiguration.user(forwards: [])
+    /// The console.
+    public var console = ConsoleChoice.standard
+    /// Port that ends Roost when written.
+    public var debugExitPort: UInt16?
+    /// QEMU's `pc-testdev`.
+    public var hasTestDevice = false
+    /// A reset starts the machine again.
+    public var rebootsOnReset = true
+    /// What to print while it runs.
+    public var trace: TraceOptions = []
+
+    /// A machine with defaults that boots this.
+    public init(boot: BootSource) { self.boot = boot }
+}
+
+/// A machine that can't be made, and why.
+public struct MachineError: Error, CustomStringConvertible, Sendable, Equatable {
+    /// The kind of failure.
+    public struct Code: Hashable, Sendable {
+        private let name: String
+        private init(_ name: String) { self.name = name }
+
+        /// The kernel or initrd.
+        public static let boot = Code("boot")
+        /// The size of the guest's memory.
+        public static let memory = Code("memory")
+        /// The CPU model, or the host's processor.
+        public static let processor = Code("processor")
+        /// A disk image.
+        public static let disk = Code("disk")
+        /// A disk that another process uses.
+        public static let diskInUse = Code("diskInUse")
+        /// The network.
+        public static let network = Code("network")
+        /// A host port that is taken.
+        public static let port = Code("port")
+        /// The console.
+        public static let console = Code("console")
+        /// Something else on the host.
+        public static let host = Code("host")
+    }
+
+    /// The kind of failure.
+    public var code: Code
+    /// What is wrong, in one line.
+    public var description: String
+
+    /// Makes an error from its parts.
+    public init(_ code: Code, _ description: String) {
+        self.code = code
+        self.description = description
+    }
+}
+
+/// How a machine's run ended.
+public enum MachineOutcome: Sendable, Equatable {
+    /// The guest switched itself off.
+    case poweredOff
+    /// The guest asked for a reset and was not to be started again.
+    case reset
+    /// The guest wrote the debug-exit port.
+    case debugExit(status: Int32)
+    /// The user ended it from the console.
+    case ended
+    /// A triple fault, with the report.
+    case tripleFault(report: String)
+    /// Roost itself failed.
+    case failed(String)
+}

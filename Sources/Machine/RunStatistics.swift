@@ -1,0 +1,136 @@
+// What `--stats` prints, and the last events for the report of a triple fault.
+internal import CPU
+
+/// Counts of one run.
+public struct RunStatistics: Sendable, Codable, Equatable {
+    /// Instructions executed.
+    public var instructions: UInt64 = 0
+    /// Software TLB misses.
+    public var tlbMisses: UInt64 = 0
+    /// Page walks.
+    public var pageWalks: UInt64 = 0
+    /// Exceptions delivered.
+    public var exceptions: UInt64 = 0
+    /// Interrupts injected.
+    public var interrupts: UInt64 = 0
+    /// Exits by kind.
+    public var exits: [String: UInt64] = [:]
+    /// Accesses by port or page of memory-mapped I/O, the most frequent first when printed.
+    public var accesses: [String: UInt64] = [:]
+    /// Nanoseconds from the first instruction to the end.
+    public var elapsed: UInt64 = 0
+    /// Nanoseconds of them spent halted.
+    public var halted: UInt64 = 0
+    /// Times the guest was started again.
+    public var resets: UInt64 = 0
+
+    /// An empty count.
+    public init() {}
+
+    /// The lines for a person.
+    public var report: String {
+        func seconds(_ nanoseconds: UInt64) -> String {
+            let milliseconds = nanoseconds / 1_000_000
+            let rest = String(milliseconds % 1000)
+            return "\(milliseconds / 1000)." + String(repeating: "0", count: 3 - rest.count) + rest + " s"
+        }
+        let busy = elapsed &- min(halted, elapsed)
+        let rate = busy > 0 ? Double(instructions) * 1000 / Double(busy) : 0
+        let tenths = Int(rate * 10)
+        var lines = [
+            "time          \(seconds(elapsed)), halted \(seconds(halted))",
+            "instructions  \(instructions) (\(tenths / 10).\(tenths % 10) million/s while running)",
+            "TLB misses    \(tlbMisses), page walks \(pageWalks)",
+            "exceptions    \(exceptions), interrupts \(interrupts), resets \(resets)",
+        ]
+        for (name, count) in exits.sorted(by: { ($1.value, $0.key) < ($0.value, $1.key) }) {
+            lines.append("exits         \(name) \(count)")
+        }
+        for (name, count) in accesses.sorted(by: { ($1.value, $0.key) < ($0.value, $1.key) }).prefix(12) {
+            lines.append("accesses      \(name) \(count)")
+        }
+        return lines.joined(separator: "\n")
+    }
+}
+
+/// Something that happened, kept without formatting.
+struct RunEvent {
+    enum What {
+        case exit(VMExit)
+        case interrupt(UInt8)
+        case answer(UInt64)
+    }
+    var rip: UInt64
+    var what: What
+
+    var line: String {
+        func hex(_ value: UInt64) -> String { "0x" + String(value, radix: 16) }
+        let place = "rip \(hex(rip))  "
+        switch what {
+        case .interrupt(let vector): return place + "interrupt \(vector)"
+        case .answer(let value): return place + "  answered \(hex(value))"
+        case .exit(let exit):
+            switch exit {
+            case .portRead(let port, let size): return place + "in port \(hex(UInt64(port))) size \(size)"
+            case .portWrite(let port, let size, let value):
+                return place + "out port \(hex(UInt64(port))) size \(size) value \(hex(UInt64(value)))"
+            case .mmioRead(let address, let size): return place + "read \(hex(address)) size \(size)"
+            case .mmioWrite(let address, let size, let value):
+                return place + "write \(hex(address)) size \(size) value \(hex(value))"
+            case .readMSR(let number): return place + "rdmsr \(hex(UInt64(number)))"
+            case .writeMSR(let number, let value): return place + "wrmsr \(hex(UInt64(number))) value \(hex(value))"
+            case .taskPriorityWrite(let value): return place + "cr8 = \(value)"
+            case .halt: return place + "halt"
+            case .interrupted: return place + "interrupted"
+            case .interruptWindow: return place + "interrupt window"
+            case .shutdown: return place + "shutdown"
+            case .hypercall: return place + "hypercall"
+            case .internalError(let text): return place + "internal error: \(text)"
+            }
+        }
+    }
+}
+
+/// The last events, without allocation while it runs.
+struct EventRing {
+    private var events: [RunEvent] = []
+    private var next = 0
+    private let capacity = 32
+
+    mutating func append(_ event: RunEvent) {
+        if events.count < capacity {
+            events.append(event)
+        } else {
+            events[next] = event
+            next = (next + 1) % capacity
+        }
+    }
+
+    var lines: [String] { (events[next...] + events[..<next]).map(\.line) }
+}
+
+extension VMExit {
+    /// The kind's name and number, for counting.
+    var kind: Int {
+        switch self {
+        case .portRead: 0
+        case .portWrite: 1
+        case .mmioRead: 2
+        case .mmioWrite: 3
+        case .readMSR: 4
+        case .writeMSR: 5
+        case .taskPriorityWrite: 6
+        case .halt: 7
+        case .interrupted: 8
+        case .interruptWindow: 9
+        case .shutdown: 10
+        case .hypercall: 11
+        case .internalError: 12
+        }
+    }
+
+    static let kindNames = [
+        "port read", "port write", "memory-mapped read", "memory-mapped write", "MSR read", "MSR write",
+        "task priority", "halt", "interrupted", "interrupt window", "shutdown", "hypercall", "internal error",
+    ]
+}
