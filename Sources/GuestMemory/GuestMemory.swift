@@ -131,6 +131,19 @@ public final class GuestMemory: @unchecked Sendable {
         regions.sort { $0.start < $1.start }
     }
 
+    /// Makes all RAM zero again, giving its pages back to the host; nothing may run. ROM stays.
+    public func clear() {
+        for region in regions where region.kind == .ram && region.length > 0 {
+            let start = base + Int(region.start.rawValue)
+            if madvise(start, Int(region.length), MADV_REMOVE) != 0 { memset(start, 0, Int(region.length)) }
+            for page in (region.start.rawValue / 4096)..<(region.end.rawValue / 4096) {
+                let old = pageFlags[Int(page)]
+                if old & PageFlags.code.rawValue != 0 { roost_increment(codeVersions + Int(page)) }
+                if old != 0 { pageFlags[Int(page)] = old | PageFlags.dirty.rawValue }
+            }
+        }
+    }
+
     /// Whether all of `length` bytes from `address` lie in one region of RAM.
     public func isRAM(_ address: GuestPhysicalAddress, length: Int = 1) -> Bool {
         region(address, length)?.kind == .ram

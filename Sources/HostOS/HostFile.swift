@@ -45,3 +45,11 @@ public enum HostRandom {
         return bytes
     }
 }
+
+/// The host's memory.
+public enum HostMemory {
+    /// Bytes of RAM that the host has.
+    public static var total: UInt64 {
+        UInt64(max(0, sysconf(Int32(_SC_PHYS_PAGES)))) * UInt64(max(0, sysconf(Int32(_SC_PAGESIZE))))
+    }
+}

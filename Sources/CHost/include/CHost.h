@@ -14,6 +14,7 @@
 // memfd_create(2), close-on-exec; glibc declares it only under _GNU_SOURCE.
 static const int roost_timer_absolute = TFD_TIMER_ABSTIME;
 
+static inline uint64_t roost_read_tsc(void) { return __builtin_ia32_rdtsc(); }
 static inline void roost_increment(uint32_t *count) { __atomic_fetch_add(count, 1, __ATOMIC_RELEASE); }
 int roost_memfd_create(const char *name);
 int64_t roost_random(void *buffer, size_t size);   // getrandom(2)

@@ -1,0 +1,122 @@
+// A whole machine: memory, board, processor and console, from set-up to the end of its run.
+internal import CPU
+internal import DeviceModel
+internal import Devices
+internal import GuestMemory
+internal import HostOS
+internal import Synchronization
+
+/// A virtual machine.
+public final class Machine: Sendable {
+    private let configuration: MachineConfiguration
+    private let memory: GuestMemory
+    private let door: HostDoor
+    private let processor: Processor
+    private let board: Board
+    private let console: Console
+    private let result = Mutex<MachineOutcome?>(nil)
+
+    /// Makes a machine with everything connected and the kernel loaded; the guest doesn't run yet.
+    public init(_ configuration: MachineConfiguration) throws(MachineError) {
+        self.configuration = configuration
+        try Self.check(configuration)
+        do {
+            memory = try GuestMemory(size: configuration.memory)
+        } catch {
+            throw MachineError(.memory, "\(sizeInWords(configuration.memory)) of memory: \(error.reason)")
+        }
+        do {
+            door = try HostDoor()
+        } catch {
+            throw MachineError(.host, "\(error)")
+        }
+        processor = Processor(memory: memory, door: door, trace: configuration.trace)
+        let ended: @Sendable () -> Void = { [processor] in processor.end() }
+        do {
+            console = try Console(configuration.console, ended: ended)
+        } catch {
+            throw MachineError(.console, "console: \(error)")
+        }
+        board = Board(
+            configuration, memory: memory, door: door, power: processor, tscFrequency: processor.tscFrequency,
+            output: { [console] in console.write($0) })
+        try board.connect(configuration, door: door)
+        board.serial.onInputDrained { [console] in console.portDrained() }
+        processor.connect(engine: try processor.makeEngine(configuration), board: board)
+        try start()
+    }
+
+    private static func check(_ configuration: MachineConfiguration) throws(MachineError) {
+        guard configuration.processors == 1 else {
+            throw MachineError(.processor, "\(configuration.processors) processors: this version has one")
+        }
+        guard configuration.memory >= 1 << 20 else {
+            throw MachineError(.memory, "\(configuration.memory) bytes of memory: at least 1 MiB is needed")
+        }
+        guard configuration.memory % 4096 == 0 else {
+            throw MachineError(.memory, "\(configuration.memory) bytes of memory: not a multiple of 4 KiB")
+        }
+        let host = HostMemory.total
+        guard configuration.memory <= host else {
+            throw MachineError(
+                .memory, "\(sizeInWords(configuration.memory)) of memory: the host has \(sizeInWords(host))")
+        }
+    }
+
+    /// Loads the kernel into clean memory and sets the processor at its first instruction.
+    private func start() throws(MachineError) {
+        do {
+            try board.writeTables()
+        } catch {
+            throw MachineError(.memory, "\(sizeInWords(configuration.memory)) of memory can't hold the ACPI tables")
+        }
+        do {
+            processor.reset()
+            processor.start(try configuration.boot.load(into: memory))
+        } catch {
+            throw MachineError(.boot, error.description)
+        }
+    }
+
+    /// Runs the guest until it ends, starting it again after resets.
+    public func run() -> MachineOutcome {
+        Terminal.ignorePipeSignals()
+        do {
+            let serial = board.serial
+            let door = door
+            try console.start(serial) { bytes in
+                door.admit(.input(bytes)) { event in
+                    if case .input(let bytes) = event { _ = serial.receive(bytes) as Int }
+                }
+            }
+            let thread = try HostThread(name: "roost-cpu0") { [self] in
+                let outcome = runToEnd()
+                result.withLock { $0 = outcome }
+            }
+            thread.join()
+        } catch {
+            Terminal.restore()
+            return .failed("\(error)")
+        }
+        Terminal.restore()
+        return result.withLock { $0 } ?? .failed("the processor's thread ended without a result")
+    }
+
+    private func runToEnd() -> MachineOutcome {
+        while true {
+            let outcome = processor.run()
+            guard outcome == .reset, configuration.rebootsOnReset else { return outcome }
+            board.reset()
+            memory.clear()
+            processor.countReset()
+            do {
+                try start()
+            } catch {
+                return .failed(error.description)
+            }
+        }
+    }
+
+    /// What happened during the run.
+    public var statistics: RunStatistics { processor.statistics }
+}

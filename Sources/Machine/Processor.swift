@@ -1,0 +1,317 @@
+// One vCPU's thread: runs the engine, answers its exits, injects interrupts, waits while the guest is halted.
+internal import CHost
+internal import CPU
+internal import DeviceModel
+internal import Devices
+internal import GuestMemory
+internal import HostOS
+internal import Synchronization
+
+/// What other threads want of a vCPU.
+private struct Wishes: Sendable {
+    var nonMaskable = false
+    var power: PowerEvent?
+    var ended = false
+}
+
+/// The machine's one processor: its state, its engine and its local APIC.
+final class Processor: PowerControl, @unchecked Sendable {
+    // SAFETY of @unchecked: `wishes`, `wake` and the attention bits are for all threads; the rest is touched by the
+    // thread in `run` only, and by set-up before it starts.
+    private let wishes = Mutex(Wishes())
+    private let wake = WakeFlag()
+    private let cpu: VirtualCPU
+    private let memory: GuestMemory
+    private let door: any Door
+    private var engine: (any Engine)?
+    private var board: Board?
+    private var clock: KVMClock
+    private let scale: ClockScale
+    private let frequency: UInt64
+    private var lastOffset: UInt64 = 0
+    private var nextSample: UInt64 = 0
+    private var events = EventRing()
+    private let trace: TraceOptions
+    private(set) var statistics = RunStatistics()
+    private var exitCounts = [UInt64](repeating: 0, count: VMExit.kindNames.count)
+    private var accessCounts: [UInt64: UInt64] = [:]
+
+    init(memory: GuestMemory, door: any Door, trace: TraceOptions) {
+        cpu = VirtualCPU(id: 0)
+        self.memory = memory
+        self.door = door
+        self.trace = trace
+        clock = KVMClock(memory: memory)
+        frequency = HostTSC.frequency
+        scale = ClockScale(frequency: frequency)
+    }
+
+    /// Ticks a second of the guest's counter.
+    var tscFrequency: UInt64 { frequency }
+
+    /// Connects engine and board (set-up only).
+    func connect(engine: any Engine, board: Board) {
+        self.engine = engine
+        self.board = board
+        board.localAPIC.onAttention { [unowned self] attention in
+            switch attention {
+            case .nonMaskable: wishes.withLock { $0.nonMaskable = true }
+            case .interrupt: break
+            // There is one processor, and it is running: nobody sends it these but itself.
+            case .initialize, .startup: return
+            }
+            kick(ROOST_ATTENTION_INTERRUPT)
+        }
+    }
+
+    var vcpu: VCPU { cpu.vcpu }
+
+    // MARK: From any thread
+
+    private func kick(_ bits: UInt32) {
+        // SAFETY: the attention word is atomic and lives as long as `cpu`.
+        unsafe roost_attention_set(cpu.state, bits)
+        wake.raise()
+    }
+
+    /// Asks for power-off, reset or debug exit.
+    func request(_ event: PowerEvent) {
+        wishes.withLock { if $0.power == nil { $0.power = event } }
+        kick(ROOST_ATTENTION_KICK)
+    }
+
+    /// Ends the machine.
+    func end() {
+        wishes.withLock { $0.ended = true }
+        kick(ROOST_ATTENTION_KICK)
+    }
+
+    // MARK: The run loop
+
+    /// Runs until something ends the guest's session.
+    func run() -> MachineOutcome {
+        guard let engine, let board else { return .failed("no engine") }
+        let apic = board.localAPIC
+        // SAFETY: only this thread touches the state block while it runs.
+        let state = unsafe cpu.state
+        let started = door.now
+        defer { finish(since: started) }
+        while true {
+            if let outcome = takeWishes() { return outcome }
+            if apic.hasDeliverableInterrupt {
+                if engine.canTakeInterrupt {
+                    if let vector = apic.acknowledge() {
+                        note(.interrupt(vector))
+                        statistics.interrupts += 1
+                        unsafe state.pointee.halted = 0
+                        if !engine.inject(vector: vector) { return tripleFault() }
+                    }
+                    unsafe state.pointee.interrupt_window = apic.hasDeliverableInterrupt ? 1 : 0
+                } else {
+                    unsafe state.pointee.interrupt_window = 1
+                }
+            }
+            keepTime(apic)
+            let exit = engine.run()
+            exitCounts[exit.kind] += 1
+            if exit != .interrupted { note(.exit(exit)) }
+            switch exit {
+            case .portRead(let port, let size):
+                count(UInt64(port))
+                answer(engine, board.ports.read(UInt64(port), size: size))
+            case .portWrite(let port, let size, let value):
+                count(UInt64(port))
+                board.ports.write(UInt64(port), size: size, value: UInt64(value))
+                engine.complete(0)
+            case .mmioRead(let address, let size):
+                count(1 << 63 | address >> 12)
+                answer(engine, board.mmio.read(address, size: size))
+            case .mmioWrite(let address, let size, let value):
+                count(1 << 63 | address >> 12)
+                board.mmio.write(address, size: size, value: value)
+                if address == BoardLayout.localAPIC + 0x80 { unsafe state.pointee.cr8 = UInt64(apic.taskPriority) }
+                engine.complete(0)
+            case .readMSR(let number): readMSR(number, engine, apic)
+            case .writeMSR(let number, let value): writeMSR(number, value, engine, apic)
+            case .taskPriorityWrite(let value): apic.taskPriority = value & 15
+            case .halt: waitForInterrupt(apic)
+            case .interrupted, .interruptWindow: break
+            case .shutdown: return tripleFault()
+            case .hypercall:
+                // KVM_ENOSYS: no hypercall is offered.
+                unsafe vcpu.gpr[0] = ~0 &- 999
+            case .internalError(let text): return .failed(text)
+            }
+        }
+    }
+
+    private func takeWishes() -> MachineOutcome? {
+        let (power, ended) = wishes.withLock { wishes in
+            if wishes.nonMaskable {
+                wishes.nonMaskable = false
+                // SAFETY: this is the vCPU's thread.
+                unsafe cpu.state.pointee.pending_nmi = 1
+            }
+            defer { wishes.power = nil }
+            return (wishes.power, wishes.ended)
+        }
+        if ended { return .ended }
+        switch power {
+        case nil: return nil
+        case .powerOff: return .poweredOff
+        case .reset: return .reset
+        case .debugExit(let status): return .debugExit(status: status)
+        }
+    }
+
+    private func answer(_ engine: any Engine, _ value: UInt64) {
+        if trace.contains(.exits) { note(.answer(value)) }
+        engine.complete(value)
+    }
+
+    private func readMSR(_ number: UInt32, _ engine: any Engine, _ apic: LocalAPIC) {
+        if KVMClock.owns(number) { return answer(engine, clock.read(number)) }
+        if let value = apic.readMSR(number) { answer(engine, value) } else { engine.completeWithGeneralProtection() }
+    }
+
+    private func writeMSR(_ number: UInt32, _ value: UInt64, _ engine: any Engine, _ apic: LocalAPIC) {
+        if KVMClock.owns(number) {
+            if clock.write(number, value, now: door.now, wallTime: door.wallClock) { sampleClock(apic) }
+            return engine.complete(0)
+        }
+        guard apic.writeMSR(number, value) else { return engine.completeWithGeneralProtection() }
+        // SAFETY: this is the vCPU's thread.
+        unsafe cpu.state.pointee.apic_base = apic.base
+        if number == 0x808 { unsafe cpu.state.pointee.cr8 = UInt64(apic.taskPriority) }
+        engine.complete(0)
+    }
+
+    private func waitForInterrupt(_ apic: LocalAPIC) {
+        let start = door.now
+        while true {
+            let wished = wishes.withLock { $0.nonMaskable || $0.power != nil || $0.ended }
+            // SAFETY: this is the vCPU's thread.
+            let open = unsafe cpu.state.pointee.rflags & 0x200 != 0 || cpu.state.pointee.monitor_address != 0
+            let nonMaskable = unsafe cpu.state.pointee.pending_nmi != 0
+            if wished || nonMaskable || (open && apic.hasDeliverableInterrupt) { break }
+            wake.wait()
+        }
+        statistics.halted &+= door.now &- start
+    }
+
+    // MARK: Time
+
+    /// Once a second, and when the guest writes its counter: tells the clocks of what the counter now says.
+    private func keepTime(_ apic: LocalAPIC) {
+        // SAFETY: this is the vCPU's thread.
+        let offset = unsafe cpu.state.pointee.tsc_offset
+        if offset == lastOffset && exitCounts[0] & 63 != 0 { return }
+        let now = door.now
+        if offset == lastOffset && now < nextSample { return }
+        lastOffset = offset
+        nextSample = now &+ 1_000_000_000
+        sampleClock(apic)
+    }
+
+    private func sampleClock(_ apic: LocalAPIC) {
+        let before = door.now
+        let tsc = guestTSC
+        let now = before &+ (door.now &- before) / 2
+        let ticks = now.multipliedFullWidth(by: frequency)
+        let expected = ticks.high < 1_000_000_000 ? UInt64(1_000_000_000).dividingFullWidth(ticks).quotient : 0
+        apic.setTSCOffset(tsc &- expected)
+        clock.update(tsc: tsc, now: now, scale: scale)
+    }
+
+    /// What RDTSC would give the guest now.
+    private var guestTSC: UInt64 {
+        // SAFETY: this is the vCPU's thread.
+        unsafe roost_read_tsc() &+ cpu.state.pointee.tsc_offset
+    }
+
+    // MARK: Starting and ending
+
+    /// Power-on state, then the state that the boot protocol wants.
+    func start(_ entry: EntryState) {
+        clock.reset()
+        lastOffset = 0
+        nextSample = 0
+        entry.apply(to: vcpu)
+    }
+
+    private func note(_ what: RunEvent.What) {
+        // SAFETY: this is the vCPU's thread.
+        let event = RunEvent(rip: unsafe cpu.state.pointee.rip, what: what)
+        events.append(event)
+        if trace.isEmpty { return }
+        switch what {
+        case .interrupt where trace.contains(.interrupts): Terminal.note(event.line)
+        case .exit where trace.contains(.exits), .answer where trace.contains(.exits): Terminal.note(event.line)
+        default: break
+        }
+    }
+
+    private func count(_ place: UInt64) { accessCounts[place, default: 0] &+= 1 }
+
+    private func finish(since started: UInt64) {
+        // SAFETY: this is the vCPU's thread.
+        let state = unsafe cpu.state
+        unsafe statistics.instructions = state.pointee.instructions
+        unsafe statistics.tlbMisses = state.pointee.tlb_misses
+        unsafe statistics.pageWalks = state.pointee.page_walks
+        unsafe statistics.exceptions = state.pointee.exceptions
+        statistics.elapsed &+= door.now &- started
+        for (kind, count) in exitCounts.enumerated() where count > 0 {
+            statistics.exits[VMExit.kindNames[kind]] = count
+        }
+        statistics.accesses = [:]
+        for (place, count) in accessCounts {
+            let isMemory = place >> 63 != 0
+            let name = String(isMemory ? (place & ~(1 << 63)) << 12 : place, radix: 16)
+            statistics.accesses[(isMemory ? "memory 0x" : "port 0x") + name] = count
+        }
+    }
+
+    /// Counts one more start of the guest.
+    func countReset() { statistics.resets += 1 }
+
+    private func tripleFault() -> MachineOutcome {
+        let report = ProcessorReport(vcpu: vcpu, memory: memory)
+        let lines =
+            ["triple fault: the guest's processor has shut down", report.registers, "next instructions:"]
+            + report.listing(count: 4) + ["last events, the latest at the end:"] + events.lines
+        return .tripleFault(report: lines.joined(separator: "\n"))
+    }
+}
+
+extension EntryState {
+    /// Puts a vCPU that has just been reset into this state.
+    func apply(to vcpu: VCPU) {
+        // SAFETY: the state block outlives the handle, and its vCPU doesn't run.
+        let state = unsafe vcpu.s
+        for (number, value) in registers { unsafe vcpu.gpr[number & 15] = value }
+        unsafe state.pointee.rip = rip
+        vcpu.rflags = 2
+        let long = mode == .long64
+        for n in 0..<6 {
+            let isCode = n == Int(ROOST_CS)
+            unsafe vcpu.segment(n).pointee = roost_segment(
+                base: 0, limit: 0xFFFF_FFFF, selector: isCode ? codeSelector : dataSelector,
+                attributes: isCode ? (long ? 0xA09B : 0xC09B) : 0xC093)
+        }
+        unsafe vcpu.segment(Int(ROOST_LDTR)).pointee = roost_segment(
+            base: 0, limit: 0xFFFF, selector: 0, attributes: 0x82)
+        unsafe vcpu.segment(Int(ROOST_TR)).pointee = roost_segment(
+            base: 0, limit: 0xFFFF, selector: 0, attributes: 0x8B)
+        unsafe state.pointee.gdtr_base = gdtBase
+        unsafe state.pointee.gdtr_limit = UInt32(gdtLimit)
+        // CR0: PE, ET, NE, and PG in long mode; caches on.
+        unsafe state.pointee.cr0 = 0x31
+        if long {
+            unsafe state.pointee.cr4 = 0x20
+            unsafe state.pointee.cr3 = pageTable
+            unsafe state.pointee.efer = 0x500
+            unsafe state.pointee.cr0 = 0x8000_0031
+        }
+    }
+}
