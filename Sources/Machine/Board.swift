@@ -32,6 +32,7 @@ final class Board: Sendable {
     private let rtc: RTC
     private let keyboard: I8042
     private let resetControl: ResetControl
+    let bridge: PCIHostBridge
     private let post = PostPort()
     private let debugConsole: DebugConsole
     private let processors: Int
@@ -62,6 +63,11 @@ final class Board: Sendable {
         firmware = FirmwareConfig(memory: memory, cpuCount: configuration.processors)
         resetControl = ResetControl(power: power)
         debugConsole = DebugConsole(output: output)
+        bridge = PCIHostBridge(
+            ports: ports, memory: mmio, messages: apics,
+            interruptLines: (0..<4).map { [router] in router.line(gsi: Int(ACPITables.gsi(slot: $0, pin: 0))) },
+            resetPort: resetControl,
+            windows: PCIWindows(ecam: BoardLayout.configurationBase, memory: BoardLayout.memoryWindow))
         attach()
         if let port = configuration.debugExitPort { DebugExit(power: power).attach(to: ports, port: port) }
         if configuration.hasTestDevice {
@@ -82,7 +88,6 @@ final class Board: Sendable {
         acpi.attach(to: ports)
         mmio.attach(localAPIC, at: BoardLayout.localAPIC, length: 0x1000)
         mmio.attach(ioAPIC, at: BoardLayout.ioAPIC, length: 0x1000)
-        resetControl.attach(to: ports)
     }
 
     /// Back to the state after power-on; nothing may run.
@@ -96,10 +101,12 @@ final class Board: Sendable {
         serial.reset()
         acpi.reset()
         firmware.reset()
+        bridge.reset()
     }
 
-    /// What firmware leaves behind: the ACPI tables.
-    func writeTables() throws {
+    /// What firmware leaves behind: the ACPI tables, and addresses in the PCI functions' registers.
+    func prepare() throws {
+        bridge.assignResources()
         let tables = ACPITables(processors: processors).build(at: BoardLayout.acpiTables)
         try memory.write(tables, at: GuestPhysicalAddress(BoardLayout.acpiTables))
     }

@@ -66,7 +66,7 @@ public final class Machine: Sendable {
     /// Loads the kernel into clean memory and sets the processor at its first instruction.
     private func start() throws(MachineError) {
         do {
-            try board.writeTables()
+            try board.prepare()
         } catch {
             throw MachineError(.memory, "\(sizeInWords(configuration.memory)) of memory can't hold the ACPI tables")
         }

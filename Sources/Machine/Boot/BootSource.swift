@@ -14,11 +14,11 @@ public struct BootSource: Sendable, Codable, Equatable {
     public var kernel: String
     /// Path of the initrd; for Multiboot, modules as `FILE[ ARGUMENTS],…`.
     public var initrd: String?
-    /// The kernel's command line.
-    public var commandLine: String
+    /// The kernel's command line; nil is `console=ttyS0` for Linux, nothing for others.
+    public var commandLine: String?
 
     /// Names what to boot.
-    public init(kernel: String, initrd: String? = nil, commandLine: String = "") {
+    public init(kernel: String, initrd: String? = nil, commandLine: String? = nil) {
         self.kernel = kernel
         self.initrd = initrd
         self.commandLine = commandLine
@@ -27,13 +27,14 @@ public struct BootSource: Sendable, Codable, Equatable {
     /// Loads everything into fresh RAM and tells how to enter it.
     package func load(into memory: GuestMemory) throws(BootError) -> EntryState {
         let loader = GuestLoader(memory: memory)
+        let linuxLine = commandLine ?? "console=ttyS0"
         let image = try Self.readFile(kernel, as: "kernel")
         try loader.writeBIOSData()
         switch try BootProtocol.sniff(image, name: kernel) {
         case .linux:
             let header = try LinuxHeader(image, name: kernel)
             let ramdisk = try initrd.map { path throws(BootError) in try Self.readFile(path, as: "initrd") } ?? []
-            return try header.load(image, initrd: ramdisk, commandLine: commandLine, loader: loader)
+            return try header.load(image, initrd: ramdisk, commandLine: linuxLine, loader: loader)
         case .multiboot(let offset):
             let header = try MultibootHeader(image, at: offset, name: kernel)
             var modules: [MultibootModule] = []
@@ -42,12 +43,12 @@ public struct BootSource: Sendable, Codable, Equatable {
                 modules.append(
                     MultibootModule(contents: try Self.readFile(path, as: "module"), commandLine: String(entry)))
             }
-            let line = commandLine.isEmpty ? kernel : kernel + " " + commandLine
+            let line = ([kernel] + [commandLine ?? ""].filter { !$0.isEmpty }).joined(separator: " ")
             return try header.load(image, modules: modules, commandLine: line, loader: loader)
         case .pvh(let entry):
             let ramdisk = try initrd.map { path throws(BootError) in try Self.readFile(path, as: "initrd") }
             return try PVHLoader(name: kernel, entry: entry)
-                .load(image, initrd: ramdisk, commandLine: commandLine, loader: loader)
+                .load(image, initrd: ramdisk, commandLine: linuxLine, loader: loader)
         }
     }
 

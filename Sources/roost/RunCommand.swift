@@ -1,0 +1,239 @@
+// `roost run`: makes a machine of the options and runs it.
+internal import ArgumentParser
+internal import Foundation
+internal import Images
+internal import Machine
+
+/// `roost run`.
+struct RunCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "run", abstract: "Run a virtual machine until it powers off.",
+        discussion: """
+            The terminal belongs to the guest while it runs. Ctrl-A x ends the machine, Ctrl-A h lists the keys, \
+            Ctrl-A Ctrl-A sends Ctrl-A.
+            """)
+
+    @Argument(help: "An image by name or folder; see 'roost image list'.")
+    var image: String?
+
+    @Option(help: "What runs the processor: interpreter.")
+    var engine: EngineName = .interpreter
+
+    @Option(help: "The processor's model (default: what the host has, without AVX-512).")
+    var cpu: String?
+
+    @Option(help: "Number of processors.")
+    var cpus: Int = 1
+
+    @Option(help: "Memory: bytes, or a number with K, M or G.")
+    var memory: MemorySize = MemorySize(bytes: 512 << 20)
+
+    @Option(help: "A kernel: Linux bzImage, PVH ELF or Multiboot.")
+    var kernel: String?
+
+    @Option(help: "An initrd; for Multiboot, modules as 'FILE[ ARGUMENTS],…'.")
+    var initrd: String?
+
+    @Option(help: "The kernel's command line (default for Linux: console=ttyS0).")
+    var append: String?
+
+    @Option(help: "A raw disk image as FILE[,readonly]; repeatable.")
+    var disk: [DiskOption] = []
+
+    @Option(help: "user[,forward=tcp:HOSTPORT:GUESTPORT]… or none.")
+    var net: NetworkOption = NetworkOption(value: .user(forwards: []))
+
+    @Option(help: "Where the console is: stdio, file:PATH or pty.")
+    var console: ConsoleOption = ConsoleOption(value: .standard)
+
+    @Option(help: "A port whose writes of v end Roost with status (v << 1) | 1.")
+    var debugExit: PortNumber?
+
+    @Flag(help: "Add QEMU's pc-testdev.")
+    var testDevice = false
+
+    @Flag(help: "End when the guest resets instead of starting it again.")
+    var noReboot = false
+
+    @Option(help: "Print to standard error: exits, interrupts, instructions; comma-separated.")
+    var trace: TraceOption = TraceOption(value: [])
+
+    @Flag(help: "Print statistics to standard error at the end.")
+    var stats = false
+
+    @Flag(help: "Print them as JSON.")
+    var json = false
+
+    func run() throws {
+        let machine = try Machine(try configuration())
+        let outcome = machine.run()
+        if stats || json { try printStatistics(machine.statistics) }
+        switch outcome {
+        case .poweredOff, .reset, .ended: Foundation.exit(0)
+        case .debugExit(let status): Foundation.exit(status)
+        case .tripleFault(let report):
+            FileHandle.standardError.write(Data("roost: \(report)\n".utf8))
+            Foundation.exit(ExitStatus.tripleFault)
+        case .failed(let text): throw ExitStatus(code: ExitStatus.failure, message: text)
+        }
+    }
+
+    private func configuration() throws -> MachineConfiguration {
+        var disks = disk.map(\.value)
+        let boot: BootSource
+        if let image {
+            let found = try ImageStore.standard.locate(image)
+            boot = BootSource(
+                kernel: kernel ?? found.kernel, initrd: initrd ?? found.initrd,
+                commandLine: append ?? found.commandLine)
+            disks.insert(DiskConfiguration(path: found.disk), at: 0)
+        } else if let kernel {
+            boot = BootSource(kernel: kernel, initrd: initrd, commandLine: append)
+        } else {
+            throw ValidationError("nothing to run: name an image ('roost image list') or give --kernel")
+        }
+        var configuration = MachineConfiguration(boot: boot)
+        configuration.cpuModel = cpu
+        configuration.processors = cpus
+        configuration.memory = memory.bytes
+        configuration.disks = disks
+        configuration.network = net.value
+        configuration.console = console.value
+        configuration.debugExitPort = debugExit?.value
+        configuration.hasTestDevice = testDevice
+        configuration.rebootsOnReset = !noReboot
+        configuration.trace = trace.value
+        return configuration
+    }
+
+    private func printStatistics(_ statistics: RunStatistics) throws {
+        var text = statistics.report
+        if json {
+            let encoder = JSONEncoder()
+            encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+            text = String(decoding: try encoder.encode(statistics), as: UTF8.self)
+        }
+        FileHandle.standardError.write(Data((text + "\n").utf8))
+    }
+}
+
+/// The engines there are.
+enum EngineName: String, ExpressibleByArgument, CaseIterable {
+    case interpreter
+}
+
+/// A size such as 512M.
+struct MemorySize: ExpressibleByArgument, Equatable {
+    var bytes: UInt64
+
+    init(bytes: UInt64) { self.bytes = bytes }
+
+    init?(argument: String) {
+        var digits = argument[...]
+        for suffix in ["iB", "ib", "B", "b"] where digits.hasSuffix(suffix) {
+            digits = digits.dropLast(suffix.count)
+            break
+        }
+        var shift: UInt64 = 0
+        if let last = digits.last, let place = "KMGT".firstIndex(of: Character(last.uppercased())) {
+            shift = 10 * UInt64("KMGT".distance(from: "KMGT".startIndex, to: place) + 1)
+            digits = digits.dropLast()
+        }
+        guard let number = UInt64(digits), number <= UInt64.max >> shift else { return nil }
+        bytes = number << shift
+    }
+
+    var defaultValueDescription: String { "\(bytes >> 20)M" }
+}
+
+/// FILE[,readonly].
+struct DiskOption: ExpressibleByArgument {
+    var value: DiskConfiguration
+
+    init?(argument: String) {
+        var path = argument
+        var isReadOnly = false
+        for suffix in [",readonly", ",ro"] where path.hasSuffix(suffix) {
+            path.removeLast(suffix.count)
+            isReadOnly = true
+            break
+        }
+        if path.isEmpty { return nil }
+        value = DiskConfiguration(path: path, isReadOnly: isReadOnly)
+    }
+}
+
+/// user[,forward=tcp:HOSTPORT:GUESTPORT]… or none.
+struct NetworkOption: ExpressibleByArgument {
+    var value: NetworkConfiguration
+
+    init(value: NetworkConfiguration) { self.value = value }
+
+    init?(argument: String) {
+        if argument == "none" {
+            value = .none
+            return
+        }
+        let parts = argument.split(separator: ",", omittingEmptySubsequences: false)
+        guard parts.first == "user" else { return nil }
+        var forwards: [PortForward] = []
+        for part in parts.dropFirst() {
+            guard part.hasPrefix("forward=") else { return nil }
+            let fields = part.dropFirst(8).split(separator: ":", omittingEmptySubsequences: false)
+            guard fields.count == 3, fields[0] == "tcp" || fields[0] == "udp", let host = UInt16(fields[1]), host > 0,
+                let guest = UInt16(fields[2]), guest > 0
+            else { return nil }
+            forwards.append(PortForward(isUDP: fields[0] == "udp", hostPort: host, guestPort: guest))
+        }
+        value = .user(forwards: forwards)
+    }
+
+    var defaultValueDescription: String { "user" }
+}
+
+/// stdio, file:PATH or pty.
+struct ConsoleOption: ExpressibleByArgument {
+    var value: ConsoleChoice
+
+    init(value: ConsoleChoice) { self.value = value }
+
+    init?(argument: String) {
+        switch argument {
+        case "stdio": value = .standard
+        case "pty": value = .pseudoTerminal
+        default:
+            guard argument.hasPrefix("file:"), argument.count > 5 else { return nil }
+            value = .file(String(argument.dropFirst(5)))
+        }
+    }
+
+    var defaultValueDescription: String { "stdio" }
+}
+
+/// A port, decimal or 0x hexadecimal.
+struct PortNumber: ExpressibleByArgument {
+    var value: UInt16
+
+    init?(argument: String) {
+        let number = argument.hasPrefix("0x") ? UInt16(argument.dropFirst(2), radix: 16) : UInt16(argument)
+        guard let number else { return nil }
+        value = number
+    }
+}
+
+/// Comma-separated kinds of events.
+struct TraceOption: ExpressibleByArgument {
+    var value: TraceOptions
+
+    init(value: TraceOptions) { self.value = value }
+
+    init?(argument: String) {
+        value = []
+        for name in argument.split(separator: ",") {
+            guard let option = TraceOptions.names.first(where: { $0.name == name }) else { return nil }
+            value.formUnion(option.option)
+        }
+    }
+
+    var defaultValueDescription: String { "nothing" }
+}
