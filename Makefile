@@ -5,6 +5,7 @@ SHELL := /bin/bash
 SWIFT ?= swift
 BUILD := $(SWIFT) build -c release
 ROOST := .build/release/roost
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/roost
 SOURCES := Sources Tests Package.swift
 
 .PHONY: help all setup kernels build run test bench format lint fuzz clean
@@ -30,9 +31,10 @@ run: setup build ## From nothing to a login shell in a Debian guest.
 
 test: setup kernels ## Runs every test, optimized.
 	$(BUILD) --build-tests
+	@$(ROOST) image build debian --if-missing --output $(CACHE)/images/debian
 	$(SWIFT) test -c release --skip-build
 
-bench: ## Measures instructions per second, memory, idle cost.
+bench: setup kernels build ## Measures instructions per second, memory, idle cost.
 	$(BUILD) --product roost-bench
 	.build/release/roost-bench
 

@@ -67,7 +67,7 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),
-        .testTarget(name: "CommandLineTests", dependencies: ["HostOS"]),
+        .testTarget(name: "CommandLineTests", dependencies: ["HostOS", "Images"]),
     ],
     swiftLanguageModes: [.v6]
 )
