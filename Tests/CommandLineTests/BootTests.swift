@@ -24,7 +24,7 @@ struct BootTests {
         let kernel = try DebianKernel.fetched(flavor)
         try Data(SelfCheckImage.initramfs(for: kernel)).write(to: URL(fileURLWithPath: scratch + "/initramfs"))
         let disk = scratch + "/disk.raw"
-        FileManager.default.createFile(atPath: disk, contents: nil)
+        try Data().write(to: URL(fileURLWithPath: disk))
         let file = try FileHandle(forWritingTo: URL(fileURLWithPath: disk))
         try file.truncate(atOffset: 64 << 20)
         try file.close()

@@ -9,6 +9,11 @@ final class TerminalSession {
     private var child: pid_t = 0
     private var unread: [UInt8] = []
     private var status: Int32?
+    // Not imported by Swift: TIOCSPTLCK and TIOCGPTN of <asm/ioctls.h>, POSIX_SPAWN_SETSID of <spawn.h>.
+    private static let setLock: UInt = 0x4004_5431
+    private static let getNumber: UInt = 0x8004_5430
+    private static let newSession: Int32 = 0x80
+
     /// All that was printed so far.
     private(set) var transcript = ""
 
@@ -25,11 +30,13 @@ final class TerminalSession {
     init(_ arguments: [String]) throws {
         struct Failure: Error { var what: String }
         guard let program = Self.roost else { throw Failure(what: "roost is not built") }
-        terminal = FileDescriptor(owning: posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC))
-        var name = [CChar](repeating: 0, count: 128)
-        guard terminal.rawValue >= 0, grantpt(terminal.rawValue) == 0, unlockpt(terminal.rawValue) == 0,
-            ptsname_r(terminal.rawValue, &name, name.count) == 0
+        terminal = try FileDescriptor.open("/dev/ptmx", O_RDWR | O_NOCTTY)
+        var locked: Int32 = 0
+        var number: Int32 = 0
+        guard ioctl(terminal.rawValue, Self.setLock, &locked) == 0,
+            ioctl(terminal.rawValue, Self.getNumber, &number) == 0
         else { throw Failure(what: "no pseudo-terminal") }
+        let name = "/dev/pts/\(number)"
         var size = winsize(ws_row: 25, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0)
         _ = ioctl(terminal.rawValue, UInt(TIOCSWINSZ), &size)
 
@@ -45,7 +52,7 @@ final class TerminalSession {
         var mask = sigset_t()
         sigemptyset(&mask)
         posix_spawnattr_setsigmask(&attributes, &mask)
-        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK))
+        posix_spawnattr_setflags(&attributes, Int16(Self.newSession | POSIX_SPAWN_SETSIGMASK))
         var argv: [UnsafeMutablePointer<CChar>?] = ([program] + arguments).map { strdup($0) } + [nil]
         defer { for string in argv { free(string) } }
         let code = posix_spawn(&child, program, &actions, &attributes, &argv, environ)
