@@ -42,8 +42,9 @@ public final class Machine: Sendable {
             output: { [console] in console.write($0) })
         try board.connect(configuration, door: door)
         board.serial.onInputDrained { [console] in console.portDrained() }
+        let entry = try load()
         processor.connect(engine: try processor.makeEngine(configuration), board: board)
-        try start()
+        processor.start(entry)
     }
 
     private static func check(_ configuration: MachineConfiguration) throws(MachineError) {
@@ -63,16 +64,15 @@ public final class Machine: Sendable {
         }
     }
 
-    /// Loads the kernel into clean memory and sets the processor at its first instruction.
-    private func start() throws(MachineError) {
+    /// Loads tables and kernel into clean memory.
+    private func load() throws(MachineError) -> EntryState {
         do {
             try board.prepare()
         } catch {
             throw MachineError(.memory, "\(sizeInWords(configuration.memory)) of memory can't hold the ACPI tables")
         }
         do {
-            processor.reset()
-            processor.start(try configuration.boot.load(into: memory))
+            return try configuration.boot.load(into: memory)
         } catch {
             throw MachineError(.boot, error.description)
         }
@@ -110,7 +110,7 @@ public final class Machine: Sendable {
             memory.clear()
             processor.countReset()
             do {
-                try start()
+                processor.start(try load())
             } catch {
                 return .failed(error.description)
             }

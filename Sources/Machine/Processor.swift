@@ -233,6 +233,7 @@ final class Processor: PowerControl, @unchecked Sendable {
 
     /// Power-on state, then the state that the boot protocol wants.
     func start(_ entry: EntryState) {
+        reset()
         clock.reset()
         lastOffset = 0
         nextSample = 0

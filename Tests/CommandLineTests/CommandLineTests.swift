@@ -1,1 +1,121 @@
-// Placeholder.
+// Bad input on the command line: one clear line on standard error and a status of its own kind.
+import Foundation
+import Testing
+
+/// What one run of the executable printed and how it ended.
+struct RoostRun {
+    var output: String
+    var error: String
+    var status: Int32
+
+    /// Runs the executable that stands beside the test bundle.
+    init(_ arguments: [String], input: Data? = nil) throws {
+        let folder = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent()
+        let process = Process()
+        process.executableURL = folder.appendingPathComponent("roost")
+        process.arguments = arguments
+        let (out, err, into) = (Pipe(), Pipe(), Pipe())
+        process.standardOutput = out
+        process.standardError = err
+        process.standardInput = into
+        try process.run()
+        if let input { try into.fileHandleForWriting.write(contentsOf: input) }
+        try into.fileHandleForWriting.close()
+        let text = out.fileHandleForReading.readDataToEndOfFile()
+        let complaint = err.fileHandleForReading.readDataToEndOfFile()
+        process.waitUntilExit()
+        output = String(decoding: text, as: UTF8.self)
+        error = String(decoding: complaint, as: UTF8.self)
+        status = process.terminationReason == .exit ? process.terminationStatus : -process.terminationStatus
+    }
+}
+
+@Suite("Bad input")
+struct CommandLineTests {
+    let folder: URL
+
+    init() throws {
+        folder = FileManager.default.temporaryDirectory.appendingPathComponent("roost-cli-\(UUID())")
+        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    }
+
+    func file(_ name: String, _ bytes: [UInt8]) throws -> String {
+        let path = folder.appendingPathComponent(name).path
+        try Data(bytes).write(to: URL(fileURLWithPath: path))
+        return path
+    }
+
+    func expect(_ arguments: [String], status: Int32, _ words: String) throws {
+        let run = try RoostRun(arguments)
+        #expect(run.status == status, "\(arguments): \(run.error)")
+        #expect(run.error.contains(words), "\(arguments): \(run.error)")
+        #expect(run.error.split(separator: "\n").count == 1, "\(arguments): \(run.error)")
+        #expect(run.output.isEmpty)
+    }
+
+    /// A bzImage whose header is right and whose kernel is zeros.
+    var kernel: [UInt8] {
+        var image = [UInt8](repeating: 0, count: 5 * 512 + 4096)
+        image[0x1F1] = 4
+        image.replaceSubrange(0x1FE..<0x200, with: [0x55, 0xAA])
+        image[0x201] = 0x6A
+        image.replaceSubrange(0x202..<0x208, with: Array("HdrS".utf8) + [0x0F, 0x02])
+        image[0x211] = 1
+        image.replaceSubrange(0x22C..<0x230, with: [0xFF, 0xFF, 0xFF, 0x7F])
+        image[0x236] = 1
+        image[0x239] = 8
+        image[0x25B] = 1
+        image[0x262] = 0x10
+        return image
+    }
+
+    @Test("An unknown option suggests the nearest")
+    func unknownOption() throws {
+        try expect(["run", "--memry", "1G"], status: 64, "Did you mean '--memory'?")
+        try expect(["run"], status: 64, "nothing to run")
+        try expect(["run", "--kernel", "k", "--net", "bridge"], status: 64, "--net")
+        try expect(["run", "--kernel", "k", "--engine", "warp"], status: 64, "interpreter")
+    }
+
+    @Test("Kernels: missing, a directory, empty, text, truncated, another architecture, too large")
+    func kernels() throws {
+        try expect(["run", "--kernel", "/nonexistent"], status: 66, "No such file")
+        try expect(["run", "--kernel", "/tmp"], status: 66, "Is a directory")
+        try expect(["run", "--kernel", try file("empty", [])], status: 66, "empty")
+        try expect(["run", "--kernel", try file("text", Array("hello".utf8))], status: 66, "not a Linux")
+        try expect(["run", "--kernel", try file("cut", Array(kernel.prefix(3000)))], status: 66, "truncated")
+        var arm = [UInt8](repeating: 0, count: 4096)
+        arm.replaceSubrange(0x38..<0x3C, with: Array("ARMd".utf8))
+        try expect(["run", "--kernel", try file("arm", arm)], status: 66, "aarch64")
+        try expect(["run", "--memory", "8M", "--kernel", try file("big", kernel)], status: 66, "8 MiB of memory")
+    }
+
+    @Test("An initrd that is missing or doesn't fit")
+    func initrds() throws {
+        let path = try file("kernel", kernel)
+        try expect(["run", "--kernel", path, "--initrd", "/nonexistent"], status: 66, "initrd")
+        let big = try file("initrd", [UInt8](repeating: 0, count: 40 << 20))
+        try expect(["run", "--memory", "32M", "--kernel", path, "--initrd", big], status: 66, "doesn't fit")
+    }
+
+    @Test("Memory of 0, of 1 byte, of more than the host has", arguments: ["0", "1", "1000000G"])
+    func memory(size: String) throws {
+        try expect(["run", "--memory", size, "--kernel", "k"], status: 78, "memory")
+    }
+
+    @Test("Disks: missing, a directory, too small, in use")
+    func disks() throws {
+        let path = try file("kernel", kernel)
+        try expect(["run", "--kernel", path, "--disk", "/nonexistent"], status: 68, "no such file")
+        try expect(["run", "--kernel", path, "--disk", "/tmp"], status: 68, "is a directory")
+        try expect(["run", "--kernel", path, "--disk", try file("small", [1])], status: 68, "sector")
+    }
+
+    @Test("Help goes to standard output with status 0")
+    func help() throws {
+        let run = try RoostRun(["run", "--help"])
+        #expect(run.status == 0)
+        #expect(run.output.contains("--debug-exit"))
+        #expect(run.error.isEmpty)
+    }
+}
