@@ -1,0 +1,211 @@
+// libslirp, driven by one thread.
+//
+// Invariant: after `run` has begun, only its thread calls libslirp; before, only the thread that made the stack.
+internal import CSlirp
+internal import Glibc
+internal import HostOS
+
+/// A timer that libslirp asked for.
+@safe private final class SlirpTimer {
+    let fire: @convention(c) (UnsafeMutableRawPointer?) -> Void
+    let argument: UnsafeMutableRawPointer?
+    var deadline: Int64?
+
+    init(_ fire: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Void, _ argument: UnsafeMutableRawPointer?) {
+        unsafe self.fire = fire
+        unsafe self.argument = argument
+    }
+}
+
+/// One instance of libslirp.
+@safe final class SlirpStack: @unchecked Sendable {
+    private let callbacks: UnsafeMutablePointer<SlirpCb>
+    private var slirp: OpaquePointer?
+    private var polled: [pollfd] = []
+    private var timers: [SlirpTimer] = []
+    private var deliver: (([UInt8]) -> Void)?
+    private let wake: Int32
+
+    static func address(_ a: UInt8, _ b: UInt8, _ c: UInt8, _ d: UInt8) -> in_addr {
+        in_addr(s_addr: UInt32(a) | UInt32(b) << 8 | UInt32(c) << 16 | UInt32(d) << 24)
+    }
+
+    init(wake: Int32) throws(NetworkError) {
+        self.wake = wake
+        // SAFETY: allocated here, initialized at once, freed in deinit after libslirp's clean-up.
+        unsafe callbacks = .allocate(capacity: 1)
+        unsafe callbacks.initialize(to: SlirpCb())
+        var config = unsafe SlirpConfig()
+        unsafe config.version = 1
+        unsafe config.in_enabled = true
+        unsafe config.vnetwork = Self.address(10, 0, 2, 0)
+        unsafe config.vnetmask = Self.address(255, 255, 255, 0)
+        unsafe config.vhost = Self.address(10, 0, 2, 2)
+        unsafe config.vdhcp_start = Self.address(10, 0, 2, 15)
+        unsafe config.vnameserver = Self.address(10, 0, 2, 3)
+        setCallbacks()
+        // SAFETY: `self` outlives the instance, which deinit destroys; the configuration is copied.
+        unsafe slirp = slirp_new(&config, callbacks, Unmanaged.passUnretained(self).toOpaque())
+        guard unsafe slirp != nil else { throw NetworkError(.host, "network: libslirp can't start") }
+    }
+
+    deinit {
+        // SAFETY: no other reference is left, so nothing else calls libslirp.
+        if let slirp = unsafe slirp { unsafe slirp_cleanup(slirp) }
+        unsafe callbacks.deinitialize(count: 1)
+        unsafe callbacks.deallocate()
+    }
+
+    /// The stack that a callback belongs to.
+    fileprivate static func of(_ opaque: UnsafeMutableRawPointer?) -> SlirpStack? {
+        // SAFETY: libslirp passes back what `slirp_new` got, an unretained reference to a living stack.
+        unsafe opaque.map { unsafe Unmanaged<SlirpStack>.fromOpaque($0).takeUnretainedValue() }
+    }
+
+    // SAFETY of the callbacks: buffers are read within the call, timers are retained from timer_new to timer_free.
+    private func setCallbacks() {
+        unsafe callbacks.pointee.send_packet = { buffer, length, opaque in
+            guard let buffer = unsafe buffer, let stack = unsafe SlirpStack.of(opaque) else { return -1 }
+            let bytes = unsafe UnsafeRawBufferPointer(start: buffer, count: length)
+            stack.deliver?(unsafe [UInt8](bytes))
+            return length
+        }
+        unsafe callbacks.pointee.guest_error = { _, _ in }
+        unsafe callbacks.pointee.clock_get_ns = { _ in Int64(truncatingIfNeeded: HostClock.monotonic) }
+        unsafe callbacks.pointee.timer_new = { fire, argument, opaque in
+            guard let fire = unsafe fire, let stack = unsafe SlirpStack.of(opaque) else { return nil }
+            let timer = unsafe SlirpTimer(fire, argument)
+            stack.timers.append(timer)
+            return unsafe Unmanaged.passRetained(timer).toOpaque()
+        }
+        unsafe callbacks.pointee.timer_free = { timer, opaque in
+            guard let timer = unsafe timer else { return }
+            let owned = unsafe Unmanaged<SlirpTimer>.fromOpaque(timer).takeRetainedValue()
+            owned.deadline = nil
+            unsafe SlirpStack.of(opaque)?.timers.removeAll { $0 === owned }
+        }
+        unsafe callbacks.pointee.timer_mod = { timer, deadline, _ in
+            guard let timer = unsafe timer else { return }
+            unsafe Unmanaged<SlirpTimer>.fromOpaque(timer).takeUnretainedValue().deadline = deadline
+        }
+        unsafe callbacks.pointee.register_poll_fd = { _, _ in }
+        unsafe callbacks.pointee.unregister_poll_fd = { _, _ in }
+        unsafe callbacks.pointee.notify = { _ in }
+    }
+
+    // MARK: Forwards
+
+    /// Opens a port of the host's loopback address.
+    func add(_ forward: PortForward) throws(NetworkError) {
+        try probe(forward)
+        // SAFETY: called before `run`, on the thread that made the stack.
+        let result = unsafe slirp_add_hostfwd(
+            slirp, forward.transport == .udp ? 1 : 0, Self.address(127, 0, 0, 1), Int32(forward.hostPort),
+            Self.address(10, 0, 2, 15), Int32(forward.guestPort))
+        if result != 0 { throw Self.explain(HostError.last("listen"), forward) }
+    }
+
+    /// Tries the port without sharing: libslirp would share a datagram port silently.
+    private func probe(_ forward: PortForward) throws(NetworkError) {
+        let type = forward.transport == .udp ? SOCK_DGRAM : SOCK_STREAM
+        let descriptor = socket(AF_INET, Int32(type.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        guard descriptor >= 0 else { throw Self.explain(HostError.last("socket"), forward) }
+        let owned = FileDescriptor(owning: descriptor)
+        if forward.transport == .tcp {
+            var one: Int32 = 1
+            // SAFETY: the option is read within the call. A connection in TIME_WAIT doesn't keep a port.
+            _ = unsafe setsockopt(owned.rawValue, SOL_SOCKET, SO_REUSEADDR, &one, socklen_t(4))
+        }
+        var name = sockaddr_in()
+        name.sin_family = sa_family_t(AF_INET)
+        name.sin_port = forward.hostPort.bigEndian
+        name.sin_addr = Self.address(127, 0, 0, 1)
+        // SAFETY: a sockaddr_in is a sockaddr of its length, read within the call.
+        let result = unsafe withUnsafePointer(to: &name) { pointer in
+            unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { address in
+                unsafe bind(owned.rawValue, address, socklen_t(MemoryLayout<sockaddr_in>.size))
+            }
+        }
+        if result != 0 { throw Self.explain(HostError.last("bind"), forward) }
+    }
+
+    private static func explain(_ error: HostError, _ forward: PortForward) -> NetworkError {
+        switch error.errno {
+        case EADDRINUSE:
+            return NetworkError(.portInUse, "forward \(forward): port \(forward.hostPort) is already in use")
+        case EACCES, EPERM:
+            return NetworkError(.portRefused, "forward \(forward): port \(forward.hostPort) needs privileges")
+        default: return NetworkError(.host, "forward \(forward): \(error.reason)")
+        }
+    }
+
+    // MARK: The thread
+
+    /// Moves frames until told to stop.
+    func run(_ shared: UserNetwork.Shared, _ deliver: @escaping ([UInt8]) -> Void) {
+        self.deliver = deliver
+        defer { self.deliver = nil }
+        while let frames = shared.take() {
+            for frame in frames {
+                // SAFETY: libslirp copies the frame within the call.
+                unsafe frame.withUnsafeBufferPointer { buffer in
+                    unsafe slirp_input(slirp, buffer.baseAddress, Int32(truncatingIfNeeded: buffer.count))
+                }
+            }
+            wait(shared)
+            fireTimers()
+        }
+    }
+
+    /// Sleeps until a socket, a timer or the wake-up descriptor has something.
+    private func wait(_ shared: UserNetwork.Shared) {
+        polled = [pollfd(fd: wake, events: Int16(POLLIN), revents: 0)]
+        var timeout = UInt32.max
+        // SAFETY: the callbacks run within the calls, with this stack as their argument.
+        let own = unsafe Unmanaged.passUnretained(self).toOpaque()
+        unsafe slirp_pollfds_fill(
+            slirp, &timeout,
+            { descriptor, events, opaque in unsafe SlirpStack.of(opaque)?.watch(descriptor, events) ?? -1 }, own)
+        if let next = timers.compactMap({ $0.deadline }).min() {
+            let left = max(0, next &- Int64(HostClock.monotonic / 1_000_000))
+            timeout = min(timeout, UInt32(min(left, 3_600_000)))
+        }
+        let milliseconds = timeout == .max ? -1 : Int32(min(timeout, 3_600_000))
+        // SAFETY: the list is only read and filled within the call.
+        let result = unsafe poll(&polled, nfds_t(polled.count), milliseconds)
+        if result < 0 { for index in polled.indices { polled[index].revents = 0 } }
+        if polled[0].revents != 0 { shared.wake.drain() }
+        unsafe slirp_pollfds_poll(
+            slirp, result < 0 ? 1 : 0,
+            { index, opaque in unsafe SlirpStack.of(opaque)?.happened(Int(index)) ?? 0 }, own)
+    }
+
+    /// libslirp's event bits and poll's.
+    private static let events: [(slirp: Int32, poll: Int16)] = [
+        (1, Int16(POLLIN)), (2, Int16(POLLOUT)), (4, Int16(POLLPRI)), (8, Int16(POLLERR)), (16, Int16(POLLHUP)),
+    ]
+
+    fileprivate func watch(_ descriptor: Int32, _ wanted: Int32) -> Int32 {
+        var events: Int16 = 0
+        for event in Self.events where wanted & event.slirp != 0 { events |= event.poll }
+        polled.append(pollfd(fd: descriptor, events: events, revents: 0))
+        return Int32(truncatingIfNeeded: polled.count - 1)
+    }
+
+    fileprivate func happened(_ index: Int) -> Int32 {
+        guard polled.indices.contains(index) else { return 0 }
+        var events: Int32 = 0
+        for event in Self.events where polled[index].revents & event.poll != 0 { events |= event.slirp }
+        return events
+    }
+
+    private func fireTimers() {
+        let now = Int64(HostClock.monotonic / 1_000_000)
+        for timer in timers {
+            guard let deadline = timer.deadline, deadline <= now else { continue }
+            timer.deadline = nil
+            // SAFETY: a timer with a deadline hasn't been freed, so libslirp's argument is alive.
+            unsafe timer.fire(timer.argument)
+        }
+    }
+}
