@@ -4,7 +4,7 @@
 //   0     host bridge
 //   1…    virtio disks, in the order of the command line
 //   then  virtio network, entropy, console
-internal import DeviceModel
+package import DeviceModel
 public import Devices
 internal import GuestMemory
 internal import HostOS
@@ -14,7 +14,7 @@ extension RawImage: BlockBackend {}
 
 extension Board {
     /// Makes the devices of a configuration and puts them on the bus.
-    func connect(_ configuration: MachineConfiguration, door: any Door) throws(MachineError) {
+    package func connect(_ configuration: MachineConfiguration, door: any Door) throws(MachineError) {
         for (index, disk) in configuration.disks.enumerated() {
             let device = VirtioBlock(backend: try open(disk), door: door, identifier: "disk\(index)")
             try add(device)

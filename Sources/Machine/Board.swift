@@ -11,17 +11,20 @@
 //   0x510              fw_cfg
 //   0x600              ACPI power management, GSI 9
 //   0xCF8 0xCFC        PCI configuration, reset at 0xCF9
-internal import DeviceModel
-internal import Devices
-internal import GuestMemory
+package import DeviceModel
+package import Devices
+package import GuestMemory
 
 /// All chips of one machine. Adding a device is one line here.
-final class Board: Sendable {
+package final class Board: Sendable {
     let memory: GuestMemory
-    let ports = Bus()
-    let mmio = Bus()
+    /// The I/O port space.
+    package let ports = Bus()
+    /// The memory space outside RAM.
+    package let mmio = Bus()
     let apics = APICBus()
-    let localAPIC: LocalAPIC
+    /// The processor's interrupt controller.
+    package let localAPIC: LocalAPIC
     let ioAPIC: IOAPIC
     let pic: PIC8259
     let router: InterruptRouter
@@ -37,7 +40,8 @@ final class Board: Sendable {
     private let debugConsole: DebugConsole
     private let processors: Int
 
-    init(
+    /// Makes and wires everything but what sits on the PCI bus.
+    package init(
         _ configuration: MachineConfiguration, memory: GuestMemory, door: any Door, power: any PowerControl,
         tscFrequency: UInt64, output: @escaping @Sendable ([UInt8]) -> Void
     ) {
@@ -91,7 +95,7 @@ final class Board: Sendable {
     }
 
     /// Back to the state after power-on; nothing may run.
-    func reset() {
+    package func reset() {
         localAPIC.reset()
         ioAPIC.reset()
         pic.reset()
@@ -105,7 +109,7 @@ final class Board: Sendable {
     }
 
     /// What firmware leaves behind: the ACPI tables, and addresses in the PCI functions' registers.
-    func prepare() throws {
+    package func prepare() throws {
         bridge.assignResources()
         let tables = ACPITables(processors: processors).build(at: BoardLayout.acpiTables)
         try memory.write(tables, at: GuestPhysicalAddress(BoardLayout.acpiTables))
