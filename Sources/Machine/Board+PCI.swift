@@ -3,22 +3,42 @@
 //   slot  device
 //   0     host bridge
 //   1…    virtio disks, in the order of the command line
-//   then  virtio network, entropy, console
+//   then  virtio network, entropy, console (hvc0, for output only)
 package import DeviceModel
 public import Devices
 internal import GuestMemory
 internal import HostOS
+internal import Network
 public import Storage
 
 extension RawImage: BlockBackend {}
 
+/// What the board's devices stand on, kept as long as the machine.
+package struct Backends: Sendable {
+    var network: UserNetwork?
+}
+
 extension Board {
     /// Makes the devices of a configuration and puts them on the bus.
-    package func connect(_ configuration: MachineConfiguration, door: any Door) throws(MachineError) {
+    package func connect(_ configuration: MachineConfiguration, door: any Door) throws(MachineError) -> Backends {
+        var backends = Backends()
         for (index, disk) in configuration.disks.enumerated() {
-            let device = VirtioBlock(backend: try open(disk), door: door, identifier: "disk\(index)")
-            try add(device)
+            try add(VirtioBlock(backend: try open(disk), door: door, identifier: "disk\(index)"))
         }
+        if case .user(let forwards) = configuration.network {
+            let network = try makeNetwork(forwards)
+            let card = VirtioNet(macAddress: [0x52, 0x54, 0x00, 0x12, 0x34, 0x56], door: door) { network.send($0) }
+            try add(card)
+            do {
+                try network.start { [weak card] in card?.receive($0) }
+            } catch {
+                throw MachineError(.network, "network: \(error)")
+            }
+            backends.network = network
+        }
+        try add(VirtioEntropy(door: door))
+        try add(VirtioConsole(door: door, output: output))
+        return backends
     }
 
     private func add(_ device: any VirtioDevice) throws(MachineError) {
@@ -34,6 +54,17 @@ extension Board {
             return image
         } catch {
             throw MachineError(error.code == .inUse ? .diskInUse : .disk, error.description)
+        }
+    }
+
+    private func makeNetwork(_ forwards: [ForwardConfiguration]) throws(MachineError) -> UserNetwork {
+        do {
+            return try UserNetwork(
+                forwards: forwards.map {
+                    PortForward($0.isUDP ? .udp : .tcp, hostPort: $0.hostPort, guestPort: $0.guestPort)
+                })
+        } catch {
+            throw MachineError(error.code == .portInUse ? .port : .network, error.description)
         }
     }
 }

@@ -39,6 +39,7 @@ package final class Board: Sendable {
     private let post = PostPort()
     private let debugConsole: DebugConsole
     private let processors: Int
+    let output: @Sendable ([UInt8]) -> Void
 
     /// Makes and wires everything but what sits on the PCI bus.
     package init(
@@ -47,6 +48,7 @@ package final class Board: Sendable {
     ) {
         self.memory = memory
         processors = configuration.processors
+        self.output = output
         let lint0 = LINT0Line()
         let pic = PIC8259(output: lint0)
         self.pic = pic

@@ -4,6 +4,7 @@ internal import DeviceModel
 internal import Devices
 internal import GuestMemory
 internal import HostOS
+internal import Network
 internal import Synchronization
 
 /// A virtual machine.
@@ -14,6 +15,7 @@ public final class Machine: Sendable {
     private let processor: Processor
     private let board: Board
     private let console: Console
+    private let backends: Backends
     private let result = Mutex<MachineOutcome?>(nil)
 
     /// Makes a machine with everything connected and the kernel loaded; the guest doesn't run yet.
@@ -40,7 +42,7 @@ public final class Machine: Sendable {
         board = Board(
             configuration, memory: memory, door: door, power: processor, tscFrequency: processor.tscFrequency,
             output: { [console] in console.write($0) })
-        try board.connect(configuration, door: door)
+        backends = try board.connect(configuration, door: door)
         board.serial.onInputDrained { [console] in console.portDrained() }
         let entry = try load()
         processor.connect(engine: try processor.makeEngine(configuration), board: board)
@@ -98,6 +100,7 @@ public final class Machine: Sendable {
             Terminal.restore()
             return .failed("\(error)")
         }
+        backends.network?.stop()
         Terminal.restore()
         return result.withLock { $0 } ?? .failed("the processor's thread ended without a result")
     }

@@ -33,7 +33,7 @@ public struct DiskConfiguration: Sendable, Equatable {
 }
 
 /// A host port that leads to a guest's.
-public struct PortForward: Sendable, Equatable {
+public struct ForwardConfiguration: Sendable, Equatable {
     /// UDP instead of TCP.
     public var isUDP: Bool
     /// Port on the host's loopback interface.
@@ -54,7 +54,7 @@ public enum NetworkConfiguration: Sendable, Equatable {
     /// No network device.
     case none
     /// User-mode network with these forwards.
-    case user(forwards: [PortForward])
+    case user(forwards: [ForwardConfiguration])
 }
 
 /// Everything a machine is made of.

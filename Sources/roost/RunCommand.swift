@@ -176,14 +176,14 @@ struct NetworkOption: ExpressibleByArgument {
         }
         let parts = argument.split(separator: ",", omittingEmptySubsequences: false)
         guard parts.first == "user" else { return nil }
-        var forwards: [PortForward] = []
+        var forwards: [ForwardConfiguration] = []
         for part in parts.dropFirst() {
             guard part.hasPrefix("forward=") else { return nil }
             let fields = part.dropFirst(8).split(separator: ":", omittingEmptySubsequences: false)
             guard fields.count == 3, fields[0] == "tcp" || fields[0] == "udp", let host = UInt16(fields[1]), host > 0,
                 let guest = UInt16(fields[2]), guest > 0
             else { return nil }
-            forwards.append(PortForward(isUDP: fields[0] == "udp", hostPort: host, guestPort: guest))
+            forwards.append(ForwardConfiguration(isUDP: fields[0] == "udp", hostPort: host, guestPort: guest))
         }
         value = .user(forwards: forwards)
     }

@@ -45,7 +45,7 @@ struct HostileGuestTests {
         configuration.disks = [DiskConfiguration(path: disk)]
         let board = Board(
             configuration, memory: memory, door: door, power: power, tscFrequency: 2_000_000_000, output: { _ in })
-        try board.connect(configuration, door: door)
+        _ = try board.connect(configuration, door: door)
         try board.prepare()
         return (board, memory, door, power)
     }
