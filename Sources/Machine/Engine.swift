@@ -1,10 +1,8 @@
 // What the machine asks of an engine; nothing else may know which one runs (law 1).
-internal import CHost
-internal import CPU
-internal import GuestMemory
+package import CPU
 
 /// Runs one vCPU; used by one thread.
-protocol Engine: AnyObject {
+package protocol Engine: AnyObject {
     /// Runs until something outside the CPU is needed.
     func run() -> VMExit
     /// Answers the last access.

@@ -1,9 +1,9 @@
 // One vCPU's thread: runs the engine, answers its exits, injects interrupts, waits while the guest is halted.
 internal import CHost
-internal import CPU
-internal import DeviceModel
+package import CPU
+package import DeviceModel
 internal import Devices
-internal import GuestMemory
+package import GuestMemory
 internal import HostOS
 internal import Synchronization
 
@@ -15,7 +15,7 @@ private struct Wishes: Sendable {
 }
 
 /// The machine's one processor: its state, its engine and its local APIC.
-final class Processor: PowerControl, @unchecked Sendable {
+package final class Processor: PowerControl, @unchecked Sendable {
     // SAFETY of @unchecked: `wishes`, `wake` and the attention bits are for all threads; the rest is touched by the
     // thread in `run` only, and by set-up before it starts.
     private let wishes = Mutex(Wishes())
@@ -32,11 +32,13 @@ final class Processor: PowerControl, @unchecked Sendable {
     private var nextSample: UInt64 = 0
     private var events = EventRing()
     private let trace: TraceOptions
-    private(set) var statistics = RunStatistics()
+    /// Counts so far; complete when `run` has returned.
+    package private(set) var statistics = RunStatistics()
     private var exitCounts = [UInt64](repeating: 0, count: VMExit.kindNames.count)
     private var accessCounts: [UInt64: UInt64] = [:]
 
-    init(memory: GuestMemory, door: any Door, trace: TraceOptions) {
+    /// Makes a processor with its state block cleared.
+    package init(memory: GuestMemory, door: any Door, trace: TraceOptions) {
         cpu = VirtualCPU(id: 0)
         self.memory = memory
         self.door = door
@@ -47,10 +49,10 @@ final class Processor: PowerControl, @unchecked Sendable {
     }
 
     /// Ticks a second of the guest's counter.
-    var tscFrequency: UInt64 { frequency }
+    package var tscFrequency: UInt64 { frequency }
 
     /// Connects engine and board (set-up only).
-    func connect(engine: any Engine, board: Board) {
+    package func connect(engine: any Engine, board: Board) {
         self.engine = engine
         self.board = board
         board.localAPIC.onAttention { [unowned self] attention in
@@ -64,7 +66,8 @@ final class Processor: PowerControl, @unchecked Sendable {
         }
     }
 
-    var vcpu: VCPU { cpu.vcpu }
+    /// The handle on its state.
+    package var vcpu: VCPU { cpu.vcpu }
 
     // MARK: From any thread
 
@@ -75,13 +78,13 @@ final class Processor: PowerControl, @unchecked Sendable {
     }
 
     /// Asks for power-off, reset or debug exit.
-    func request(_ event: PowerEvent) {
+    package func request(_ event: PowerEvent) {
         wishes.withLock { if $0.power == nil { $0.power = event } }
         kick(ROOST_ATTENTION_KICK)
     }
 
     /// Ends the machine.
-    func end() {
+    package func end() {
         wishes.withLock { $0.ended = true }
         kick(ROOST_ATTENTION_KICK)
     }
@@ -89,7 +92,7 @@ final class Processor: PowerControl, @unchecked Sendable {
     // MARK: The run loop
 
     /// Runs until something ends the guest's session.
-    func run() -> MachineOutcome {
+    package func run() -> MachineOutcome {
         guard let engine, let board else { return .failed("no engine") }
         let apic = board.localAPIC
         // SAFETY: only this thread touches the state block while it runs.
@@ -232,7 +235,7 @@ final class Processor: PowerControl, @unchecked Sendable {
     // MARK: Starting and ending
 
     /// Power-on state, then the state that the boot protocol wants.
-    func start(_ entry: EntryState) {
+    package func start(_ entry: EntryState) {
         reset()
         clock.reset()
         lastOffset = 0
