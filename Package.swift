@@ -63,7 +63,7 @@ let package = Package(
         .executableTarget(
             name: "roost",
             dependencies: [
-                "Machine", "Images",
+                "HostOS", "Machine", "Images",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),

@@ -16,6 +16,13 @@ public enum Terminal {
     /// Whether a descriptor is a terminal.
     public static func isTerminal(_ descriptor: Int32) -> Bool { isatty(descriptor) == 1 }
 
+    /// Columns and rows of a terminal; nil if it is none or does not know.
+    public static func size(_ descriptor: Int32) -> (columns: Int, rows: Int)? {
+        var size = winsize()
+        guard ioctl(descriptor, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0, size.ws_row > 0 else { return nil }
+        return (Int(size.ws_col), Int(size.ws_row))
+    }
+
     /// Makes broken pipes and background reads errors instead of signals.
     public static func ignorePipeSignals() { roost_ignore_pipe_signals() }
 

@@ -1,6 +1,7 @@
 // `roost run`: makes a machine of the options and runs it.
 internal import ArgumentParser
 internal import Foundation
+internal import HostOS
 internal import Images
 internal import Machine
 
@@ -85,7 +86,7 @@ struct RunCommand: ParsableCommand {
             let found = try ImageStore.standard.locate(image)
             boot = BootSource(
                 kernel: kernel ?? found.kernel, initrd: initrd ?? found.initrd,
-                commandLine: append ?? found.commandLine)
+                commandLine: append ?? commandLine(of: found))
             disks.insert(DiskConfiguration(path: found.disk), at: 0)
         } else if let kernel {
             boot = BootSource(kernel: kernel, initrd: initrd, commandLine: append)
@@ -104,6 +105,13 @@ struct RunCommand: ParsableCommand {
         configuration.rebootsOnReset = !noReboot
         configuration.trace = trace.value
         return configuration
+    }
+
+    /// The image's command line; a console on a terminal says which.
+    private func commandLine(of image: GuestImage) -> String {
+        guard case .standard = console.value, let size = Terminal.size(STDIN_FILENO) else { return image.commandLine }
+        let kind = ProcessInfo.processInfo.environment["TERM"]
+        return image.commandLine(terminal: kind, columns: size.columns, rows: size.rows)
     }
 
     private func printStatistics(_ statistics: RunStatistics) throws {

@@ -55,6 +55,16 @@ struct ImageStoreTests {
         #expect(store.list().map(\.manifest.name) == ["debian"])
     }
 
+    @Test("a minimal guest is told the terminal's kind and size, and no other words than those")
+    func terminals() throws {
+        let scratch = try ScratchFolder()
+        try scratch.addImage("debian")
+        let image = try ImageStore(root: scratch.path).locate("debian")
+        #expect(
+            image.commandLine(terminal: "screen", columns: 80, rows: 24).hasSuffix(" roost.terminal=80x24 TERM=screen"))
+        #expect(!image.commandLine(terminal: "x init=/bin/evil", columns: 80, rows: 24).contains("evil"))
+    }
+
     @Test("a missing image says which command makes it")
     func missing() throws {
         let scratch = try ScratchFolder()

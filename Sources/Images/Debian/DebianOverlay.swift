@@ -141,9 +141,10 @@ struct DebianOverlay {
         console=$(tr ' ' '\n' </proc/cmdline | sed -n 's/^console=\([^,]*\).*/\1/p' | tail -n 1)
         term=$(tr ' ' '\n' </proc/cmdline | sed -n 's/^TERM=//p' | tail -n 1)
         [ -c "/dev/$console" ] || console=console
+        infocmp "$term" >/dev/null 2>&1 || term=xterm-256color
         cat >/run/console <<end
         CONSOLE=$console
-        TERM=${term:-xterm-256color}
+        TERM=$term
         end
         """#
 

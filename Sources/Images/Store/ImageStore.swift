@@ -24,6 +24,14 @@ public struct GuestImage: Sendable {
     /// The kernel's command line.
     public var commandLine: String { manifest.commandLine }
 
+    /// The kernel's command line, which tells a minimal guest the kind and size of the person's terminal too.
+    public func commandLine(terminal: String?, columns: Int, rows: Int) -> String {
+        guard manifest.variant == DebianImageBuilder.Variant.minimal.rawValue else { return commandLine }
+        var line = commandLine + " roost.terminal=\(columns)x\(rows)"
+        if let terminal, ImageStore.isName(terminal) { line += " TERM=" + terminal }
+        return line
+    }
+
     /// Bytes the image takes on the host's disk.
     public var bytesOnDisk: Int64 {
         [kernel, initrd, disk].reduce(0) { $0 + FileUsage.allocatedBytes($1) }
