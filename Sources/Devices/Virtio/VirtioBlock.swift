@@ -111,10 +111,13 @@ public final class VirtioBlock: VirtioDevice {
     /// Takes requests and gives them to the worker.
     public func notified(queue: Int) {
         guard let transport = contents.withLock({ $0.reference.transport }) else { return }
-        transport.drain(queue) { chain, epoch in
-            submit(chain, epoch, transport)
-            return nil
+        var jobs: [Job] = []
+        transport.withQueue(queue) { (queue) throws(VirtqueueError) in
+            repeat {
+                while let chain = try queue.pop() { jobs.append(try keep(chain, in: queue)) }
+            } while try queue.enableNotifications()
         }
+        submit(jobs, transport)
     }
 
     /// Heads of the requests under way.
@@ -129,48 +132,62 @@ public final class VirtioBlock: VirtioDevice {
     /// Does the requests again that were under way: reads and writes may be repeated.
     public func restoreDeviceState(_ state: VirtioDeviceState) throws {
         guard let transport = contents.withLock({ $0.reference.transport }) else { return }
+        var jobs: [Job] = []
         transport.withQueue(0) { (queue) throws(VirtqueueError) in
-            for head in state.inFlight { submit(try queue.chain(from: head), queue.epoch, transport) }
+            for head in state.inFlight { jobs.append(try keep(try queue.chain(from: head), in: queue)) }
         }
+        submit(jobs, transport)
         notified(queue: 0)
     }
 
     // MARK: Requests
 
-    /// Called under the queue's lock.
-    private func submit(_ chain: DescriptorChain, _ epoch: UInt64, _ transport: VirtioPCI) {
-        let request = contents.withLock { contents -> UInt64 in
+    /// A request taken from the queue.
+    private struct Job: Sendable {
+        var request: UInt64
+        var chain: DescriptorChain
+        var epoch: UInt64
+    }
+
+    /// Notes a chain as under way, under the queue's lock; a driver can't have more of them than descriptors.
+    private func keep(_ chain: DescriptorChain, in queue: Virtqueue) throws(VirtqueueError) -> Job {
+        let limit = Int(queue.size)
+        let request = contents.withLock { contents -> UInt64? in
+            guard contents.inFlight.count < limit else { return nil }
             let request = contents.nextRequest
             contents.nextRequest = request &+ 1
             contents.inFlight[request] = chain.head
             return request
         }
-        worker.run { [weak self] in self?.perform(request, chain, epoch, transport) }
+        guard let request else { throw .tooManyInFlight }
+        return Job(request: request, chain: chain, epoch: queue.epoch)
+    }
+
+    private func submit(_ jobs: [Job], _ transport: VirtioPCI) {
+        for job in jobs { worker.run { [weak self] in self?.perform(job, transport) } }
     }
 
     /// On the worker.
-    private func perform(_ request: UInt64, _ chain: DescriptorChain, _ epoch: UInt64, _ transport: VirtioPCI) {
+    private func perform(_ job: Job, _ transport: VirtioPCI) {
         var status: UInt8 = 0
         var data: [UInt8] = []
         do {
-            data = try perform(parse(chain, transport), chain, transport)
+            data = try perform(parse(job.chain, transport), job.chain, transport)
         } catch let error as BlockStatus {
             status = error.rawValue
         } catch {
             status = BlockStatus.ioError.rawValue
         }
-        door.admit(.blockCompletion(id: request, error: Int32(status), data: data)) { [weak self] event in
-            guard case .blockCompletion(let id, let error, let data) = event else { return }
-            self?.finish(id, chain, epoch, transport, UInt8(truncatingIfNeeded: error), data)
+        door.admit(.blockCompletion(id: job.request, error: Int32(status), data: data)) { [weak self] event in
+            guard case .blockCompletion(_, let error, let data) = event else { return }
+            self?.finish(job, transport, UInt8(truncatingIfNeeded: error), data)
         }
     }
 
-    private func finish(
-        _ request: UInt64, _ chain: DescriptorChain, _ epoch: UInt64, _ transport: VirtioPCI, _ status: UInt8,
-        _ data: [UInt8]
-    ) {
-        transport.complete(0, head: chain.head, epoch: epoch) {
-            contents.withLock { _ = $0.inFlight.removeValue(forKey: request) }
+    private func finish(_ job: Job, _ transport: VirtioPCI, _ status: UInt8, _ data: [UInt8]) {
+        let chain = job.chain
+        transport.complete(0, head: chain.head, epoch: job.epoch) {
+            contents.withLock { _ = $0.inFlight.removeValue(forKey: job.request) }
             let room = chain.writableLength
             guard room > 0 else { return 0 }
             let written = transport.memory.scatter(Array(data.prefix(room - 1)), into: chain.writable)

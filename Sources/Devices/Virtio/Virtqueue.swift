@@ -27,6 +27,8 @@ public enum VirtqueueError: Error, Equatable, Sendable {
     case readableAfterWritable
     /// An indirect descriptor that may not be, or whose table is malformed.
     case badIndirect
+    /// More chains taken and not given back than the queue has descriptors: some were made available twice.
+    case tooManyInFlight
 }
 
 /// A range of guest memory that a descriptor names; it lay in RAM when it was checked, and RAM doesn't move.
