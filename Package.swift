@@ -53,7 +53,8 @@ let package = Package(
                 "CHost", "HostOS", "GuestMemory", "DeviceModel", "CPU", "Devices", "Storage", "Network", "CZydis",
                 .product(name: "Logging", package: "swift-log"),
             ]),
-        .testTarget(name: "MachineTests", dependencies: ["Machine", "MachineTesting", "CHost", "CPU", "Devices", "GuestMemory"]),
+        .testTarget(
+            name: "MachineTests", dependencies: ["Machine", "MachineTesting", "CHost", "CPU", "Devices", "GuestMemory"]),
 
         // Guest images.
         .target(name: "Images", dependencies: ["HostOS", "Storage"]),
