@@ -1,9 +1,24 @@
 #define _GNU_SOURCE
 #include "CHost.h"
+#include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 
 int roost_memfd_create(const char *name) { return memfd_create(name, MFD_CLOEXEC); }
 int64_t roost_random(void *buffer, size_t size) { return getrandom(buffer, size, 0); }
-void roost_name_thread(const char *name) { pthread_setname_np(pthread_self(), name); }
+
+// Names the calling thread, and gives its signal handlers a stack of their own: they restore the terminal after an overflow.
+void roost_name_thread(const char *name) {
+    static __thread char stack[32768];
+    stack_t alternate = {.ss_sp = stack, .ss_size = sizeof stack};
+    sigaltstack(&alternate, NULL);
+    pthread_setname_np(pthread_self(), name);
+}
+
+// Opens /dev/null wherever descriptors 0 to 2 are closed, so that no file of ours gets their numbers.
+void roost_open_standard_streams(void) {
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) == -1) open("/dev/null", O_RDWR);
+}

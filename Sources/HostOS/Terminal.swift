@@ -23,8 +23,11 @@ public enum Terminal {
         return (Int(size.ws_col), Int(size.ws_row))
     }
 
-    /// Makes broken pipes and background reads errors instead of signals.
-    public static func ignorePipeSignals() { roost_ignore_pipe_signals() }
+    /// Makes broken pipes and background reads errors instead of signals, and closed standard streams `/dev/null`.
+    public static func prepareStandardStreams() {
+        roost_open_standard_streams()
+        roost_ignore_pipe_signals()
+    }
 
     /// Writes a line of our own to standard error, whatever mode the terminal is in.
     public static func note(_ text: String) {

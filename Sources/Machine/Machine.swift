@@ -21,6 +21,7 @@ public final class Machine: Sendable {
     /// Makes a machine with everything connected and the kernel loaded; the guest doesn't run yet.
     public init(_ configuration: MachineConfiguration) throws(MachineError) {
         self.configuration = configuration
+        Terminal.prepareStandardStreams()
         try Self.check(configuration)
         do {
             memory = try GuestMemory(size: configuration.memory)
@@ -82,7 +83,6 @@ public final class Machine: Sendable {
 
     /// Runs the guest until it ends, starting it again after resets.
     public func run() -> MachineOutcome {
-        Terminal.ignorePipeSignals()
         do {
             let serial = board.serial
             let door = door

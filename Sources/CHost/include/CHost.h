@@ -25,6 +25,7 @@ void roost_terminal_restore(void);
 int roost_terminal_is_raw(void);
 int roost_pseudo_terminal(char *path, size_t size);  // controlling end, non-blocking; path of the other
 void roost_ignore_pipe_signals(void);
+void roost_open_standard_streams(void);
 void roost_name_thread(const char *name);          // of the calling thread, at most 15 characters
 
 #endif
