@@ -57,7 +57,8 @@ struct ImageCommand: ParsableCommand {
                 variant: kind, suite: suite, mirror: mirror, diskSize: Int64(diskSize) << 30)
             var display = ProgressDisplay()
             do {
-                let image = try builder.build(name: distribution, into: folder, replacing: replace) {
+                let name = URL(fileURLWithPath: folder).standardizedFileURL.lastPathComponent
+                let image = try builder.build(name: name, into: folder, replacing: replace) {
                     display.show($0)
                 }
                 display.finish()

@@ -80,6 +80,10 @@ public struct ImageStore: Sendable {
             throw ImageError(.badRequest, "'\(name)' cannot be an image's name: letters, digits, '.', '_', '-'")
         }
         guard manager.fileExists(atPath: folder(of: name)) else {
+            if manager.fileExists(atPath: name + "/" + ImageManifest.fileName) {
+                throw ImageError(
+                    .notFound, "there is no image '\(name)' in the store; for the folder here, say ./\(name)")
+            }
             if name == "debian" {
                 throw ImageError(.notFound, "there is no image 'debian' yet; run `roost image build debian`")
             }
