@@ -51,6 +51,8 @@ public final class PIC8259: BusDevice, Saveable {
                 return state.primary.base | irq
             }
             state.primary.take(2)
+            // The secondary chip's output drops during INTA: its next request is a new edge.
+            state.primary.levels &= ~4
             guard let second = state.secondary.pending else { return state.secondary.base | 7 }
             state.secondary.take(second)
             return state.secondary.base | second
@@ -70,7 +72,7 @@ public final class PIC8259: BusDevice, Saveable {
     private func update<R: Sendable>(_ body: (inout State) -> R) -> R {
         state.withLock { state in
             let result = body(&state)
-            state.primary.setCascade(state.secondary.pending != nil)
+            if state.primary.hasCascade { state.primary.set(2, state.secondary.pending != nil) }
             let level = state.primary.pending != nil
             if level != state.output {
                 state.output = level
@@ -88,9 +90,9 @@ public final class PIC8259: BusDevice, Saveable {
             update { state in
                 switch port {
                 case 0x20: state.primary.readCommand()
-                case 0x21: state.primary.mask
+                case 0x21: state.primary.readData()
                 case 0xA0: state.secondary.readCommand()
-                case 0xA1: state.secondary.mask
+                case 0xA1: state.secondary.readData()
                 case 0x4D0: state.primary.levelTriggered
                 case 0x4D1: state.secondary.levelTriggered
                 default: 0xFF
@@ -108,8 +110,8 @@ public final class PIC8259: BusDevice, Saveable {
                 case 0x21: state.primary.writeData(byte)
                 case 0xA0: state.secondary.writeCommand(byte)
                 case 0xA1: state.secondary.writeData(byte)
-                case 0x4D0: state.primary.levelTriggered = byte & ~state.primary.alwaysEdge
-                case 0x4D1: state.secondary.levelTriggered = byte & ~state.secondary.alwaysEdge
+                case 0x4D0: state.primary.writeLevelTriggered(byte)
+                case 0x4D1: state.secondary.writeLevelTriggered(byte)
                 default: break
                 }
             }
@@ -183,12 +185,6 @@ struct PICChip: Codable, Sendable {
         if level { levels |= bit } else { levels &= ~bit }
     }
 
-    /// The secondary chip's output: it drops during INTA, so that each of its requests is a new edge.
-    mutating func setCascade(_ level: Bool) {
-        guard hasCascade else { return }
-        if level { request |= 4 } else { request &= ~4 }
-    }
-
     /// Steps from the highest priority to the first bit set; 8 if none.
     private func rank(_ bits: UInt8) -> UInt8 {
         let rotated = (bits &>> first) | (first == 0 ? 0 : bits &<< (8 &- first))
@@ -216,8 +212,19 @@ struct PICChip: Codable, Sendable {
         if !(allLevel || levelTriggered & bit != 0) { request &= ~bit }
     }
 
-    mutating func readCommand() -> UInt8 {
-        guard polls else { return readsService ? service : request }
+    mutating func readCommand() -> UInt8 { polls ? poll() : readsService ? service : request }
+
+    mutating func readData() -> UInt8 { polls ? poll() : mask }
+
+    /// Lines that become level-triggered show their level.
+    mutating func writeLevelTriggered(_ value: UInt8) {
+        let old = levelTriggered
+        levelTriggered = value & ~alwaysEdge
+        request |= levelTriggered & ~old & levels
+    }
+
+    /// The read after a poll command acknowledges.
+    private mutating func poll() -> UInt8 {
         polls = false
         guard let irq = pending else { return 0 }
         take(irq)

@@ -21,12 +21,14 @@ public final class Serial16550A: BusDevice, Saveable {
         var divisor: UInt16 = 12
         var interruptEnable: UInt8 = 0
         var fifoControl: UInt8 = 0
-        var lineControl: UInt8 = 0x03
+        var lineControl: UInt8 = 0
         var modemControl: UInt8 = 0
         var lineErrors: UInt8 = 0
         var modemStatus: UInt8 = 0xB0
         var scratch: UInt8 = 0
         var transmitterEmptyPending = false
+        /// The byte received last without FIFOs, which an empty receiver shows again.
+        var receiveBuffer: UInt8 = 0
         /// What the guest may read: 16 bytes with FIFOs, 1 without.
         var fifo: [UInt8] = []
         /// What the host has sent beyond that.
@@ -153,6 +155,7 @@ extension Serial16550A.State {
         let count = min(backlog.count, (hasFIFO ? 16 : 1) - fifo.count)
         guard count > 0 else { return }
         fifo.append(contentsOf: backlog.prefix(count))
+        if !hasFIFO { receiveBuffer = backlog[0] }
         backlog.removeFirst(count)
     }
 
@@ -179,7 +182,7 @@ extension Serial16550A.State {
         switch register {
         case 0:
             if isDivisorAccess { return UInt8(truncatingIfNeeded: divisor) }
-            let byte = fifo.isEmpty ? 0 : fifo.removeFirst()
+            let byte = fifo.isEmpty ? (hasFIFO ? 0 : receiveBuffer) : fifo.removeFirst()
             fill()
             return byte
         case 1: return isDivisorAccess ? UInt8(truncatingIfNeeded: divisor >> 8) : interruptEnable
@@ -230,6 +233,7 @@ extension Serial16550A.State {
     private mutating func transmit(_ value: UInt8) -> UInt8? {
         transmitterEmptyPending = true
         guard isLoopback else { return value }
+        if !hasFIFO { receiveBuffer = value }
         if fifo.count < (hasFIFO ? 16 : 1) {
             fifo.append(value)
         } else {
@@ -241,8 +245,9 @@ extension Serial16550A.State {
 
     /// Clearing drops what has arrived in the FIFO; what the host has sent beyond it arrives next.
     private mutating func writeFIFOControl(_ value: UInt8) {
-        if (value ^ fifoControl) & 1 != 0 || value & 2 != 0 { fifo.removeAll() }
-        if value & 4 != 0 { transmitterEmptyPending = true }
+        let switches = (value ^ fifoControl) & 1 != 0
+        if switches || value & 2 != 0 { fifo.removeAll() }
+        if switches || value & 4 != 0 { transmitterEmptyPending = true }
         fifoControl = value & 1 != 0 ? value & 0xC9 : 0
         fill()
     }
