@@ -395,6 +395,51 @@ private final class HeldWorker: Worker {
         #expect(rig.status == 0xF)
     }
 
+    @Test(arguments: 0..<4) func `several vCPUs and the host at once neither trap nor hang`(kind: Int) async throws {
+        let device: any VirtioDevice =
+            kind == 0 ? VirtioBlock(backend: MemoryDisk(sectors: 64), door: ManualDoor()) : Self.device(kind)
+        let rig = try VirtioRig(device)
+        rig.start(features: version1)
+        let (mmio, bar, memory) = (rig.mmio, rig.bar, rig.memory)
+        let count = rig.queues.count
+        await withTaskGroup(of: Void.self) { group in
+            for thread in 0..<3 {
+                group.addTask {
+                    var random = SeededRandom(state: 0xBEEF + UInt64(thread))
+                    for round in 0..<2000 {
+                        let index = Int(random.next() % UInt64(count))
+                        var queue = DriverQueue(memory: memory, size: 16, base: 0x10_0000 + UInt64(index) * 0x1_0000)
+                        queue.index = queue.load(0x4002)
+                        queue.add([(0x20_0000, 16, random.next() % 2 == 0), (0x21_0000, 600, true)])
+                        mmio.write(bar + 0x3000 + UInt64(index) * 4, size: 2, value: 0)
+                        (device as? VirtioNet)?.receive([UInt8](repeating: 7, count: 100))
+                        (device as? VirtioConsole)?.receive([1, 2, 3])
+                        if round % 50 == 0 { Self.restart(mmio, bar, queues: count) }
+                    }
+                }
+            }
+        }
+        rig.start(features: version1)
+        #expect(rig.status == 0xF)
+    }
+
+    /// Resets the device and brings it up again, whatever others do meanwhile.
+    private static func restart(_ mmio: Bus, _ bar: UInt64, queues: Int) {
+        let writes: [(UInt64, Int, UInt64)] = [
+            (0x14, 1, 0), (0x14, 1, 3), (8, 4, 1), (0xC, 4, 1), (0x14, 1, 0xB),
+        ]
+        for (offset, size, value) in writes { mmio.write(bar + offset, size: size, value: value) }
+        for index in 0..<UInt64(queues) {
+            let base = 0x10_0000 + index * 0x1_0000
+            let writes: [(UInt64, Int, UInt64)] = [
+                (0x16, 2, index), (0x18, 2, 16), (0x20, 8, base), (0x28, 8, base + 0x4000), (0x30, 8, base + 0x8000),
+                (0x1C, 2, 1),
+            ]
+            for (offset, size, value) in writes { mmio.write(bar + offset, size: size, value: value) }
+        }
+        mmio.write(bar + 0x14, size: 1, value: 0xF)
+    }
+
     private static func address(_ random: inout SeededRandom) -> UInt64 {
         random.next() % 24 == 0 ? random.next() : 0x20_0000 + random.next() % 0x10_0000
     }

@@ -48,7 +48,7 @@ public final class VirtioBlock: VirtioDevice {
     }
 
     static let sector: UInt64 = 512
-    static let largestRequest = 32 << 20
+    static let largestRequest = 16 << 20
     static let largestRange: UInt32 = 1 << 22
     static let mostRanges: UInt32 = 16
 
@@ -190,7 +190,8 @@ public final class VirtioBlock: VirtioDevice {
             contents.withLock { _ = $0.inFlight.removeValue(forKey: job.request) }
             let room = chain.writableLength
             guard room > 0 else { return 0 }
-            let written = transport.memory.scatter(Array(data.prefix(room - 1)), into: chain.writable)
+            let fitting = data.count < room ? data : Array(data.prefix(room - 1))
+            let written = transport.memory.scatter(fitting, into: chain.writable)
             _ = transport.memory.scatter([status], into: chain.writable, offset: room - 1)
             return written + 1
         }
