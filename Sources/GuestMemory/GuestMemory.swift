@@ -170,8 +170,7 @@ public final class GuestMemory: @unchecked Sendable {
     public func didWrite(_ address: GuestPhysicalAddress, length: Int) {
         guard length > 0, isRAM(address, length: length) else { return }
         for page in (address.rawValue / 4096)...((address.rawValue + UInt64(length) - 1) / 4096) {
-            let old = pageFlags[Int(page)]
-            pageFlags[Int(page)] = old | PageFlags.dirty.rawValue
+            let old = roost_set_flags(pageFlags + Int(page), PageFlags.dirty.rawValue)
             if old & PageFlags.code.rawValue != 0 { roost_increment(codeVersions + Int(page)) }
         }
     }

@@ -16,6 +16,10 @@ static const int roost_timer_absolute = TFD_TIMER_ABSTIME;
 
 static inline uint64_t roost_read_tsc(void) { return __builtin_ia32_rdtsc(); }
 static inline void roost_increment(uint32_t *count) { __atomic_fetch_add(count, 1, __ATOMIC_RELEASE); }
+// Sets bits and returns what was there; a full barrier, so that a writer of a page and who marks it see each other.
+static inline uint8_t roost_set_flags(uint8_t *flags, uint8_t bits) {
+    return __atomic_fetch_or(flags, bits, __ATOMIC_SEQ_CST);
+}
 int roost_memfd_create(const char *name);
 int64_t roost_random(void *buffer, size_t size);   // getrandom(2)
 
