@@ -1,6 +1,7 @@
 // A guest that pokes every chip at random: nothing may crash, hang or grow. Seeded, so that a failure repeats.
 import DeviceModel
 import Devices
+import Foundation
 import GuestMemory
 import MachineTesting
 import Testing
@@ -17,6 +18,9 @@ struct SeededGenerator: RandomNumberGenerator {
     }
 }
 
+/// `ROOST_FUZZ_SEED`, or 0: where the seeds of a run begin.
+let firstSeed = UInt64(ProcessInfo.processInfo.environment["ROOST_FUZZ_SEED"] ?? "") ?? 0
+
 @Suite struct ChipFuzzTests {
     private static let ports: [ClosedRange<UInt64>] = [
         0x20...0x21, 0xA0...0xA1, 0x4D0...0x4D1, 0x40...0x43, 0x61...0x61, 0x70...0x71, 0x60...0x60, 0x64...0x64,
@@ -24,7 +28,7 @@ struct SeededGenerator: RandomNumberGenerator {
         0x600...0x60B, 0x2000...0x2018,
     ]
 
-    @Test(arguments: 1...8 as ClosedRange<UInt64>)
+    @Test(arguments: (1...8).map { firstSeed &+ $0 })
     func `random accesses to every chip`(seed: UInt64) throws {
         var random = SeededGenerator(state: seed)
         let (door, ports, memory, bus, power) = (ManualDoor(), Bus(), Bus(), APICBus(), RecordingPower())

@@ -89,7 +89,7 @@ struct QEMUComparisonTests {
         )
     }
 
-    @Test(arguments: 1...4 as ClosedRange<UInt64>)
+    @Test(arguments: (1...4).map { firstSeed &+ $0 })
     func `8259 pair`(seed: UInt64) throws {
         var random = SeededGenerator(state: seed)
         var accesses: [PortAccess] = []
@@ -120,7 +120,9 @@ struct QEMUComparisonTests {
             case 4: accesses.append(PortAccess(port: chip + 1, value: random.next() & random.next() & 0xFF))
             case 5: accesses.append(PortAccess(port: chip, value: random.next() & 0xE7))
             case 6: accesses.append(PortAccess(port: chip, value: 0x20))
-            case 7: accesses.append(PortAccess(port: chip, value: 0x08 | random.next() & 0x63))
+            case 7:
+                // Special mask mode on the primary only: QEMU passes its effect on a cascade edge late.
+                accesses.append(PortAccess(port: chip, value: 0x08 | random.next() & (chip == 0x20 ? 0x63 : 0x03)))
             case 8:
                 accesses.append(PortAccess(port: chip, value: 0x0C))
                 accesses.append(PortAccess(port: chip, value: nil))
@@ -131,7 +133,7 @@ struct QEMUComparisonTests {
         try compare(accesses)
     }
 
-    @Test(arguments: 1...2 as ClosedRange<UInt64>)
+    @Test(arguments: (1...2).map { firstSeed &+ $0 })
     func `16550A`(seed: UInt64) throws {
         var random = SeededGenerator(state: seed)
         // QEMU starts with OUT2 set, as firmware leaves it.
@@ -154,7 +156,7 @@ struct QEMUComparisonTests {
         try compare(accesses)
     }
 
-    @Test(arguments: 1...2 as ClosedRange<UInt64>)
+    @Test(arguments: (1...2).map { firstSeed &+ $0 })
     func `8254 latches and access modes`(seed: UInt64) throws {
         var random = SeededGenerator(state: seed)
         var accesses: [PortAccess] = []
