@@ -239,6 +239,17 @@ struct APICBoard {
         #expect(log.all.count == 3)
     }
 
+    @Test func `attention comes again after a reset`() {
+        let board = APICBoard()
+        let log = AttentionLog()
+        board.apic.onAttention { log.add($0) }
+        board.bus.deliver(address: 0xFEE0_0000, data: 0x40)
+        board.apic.reset()
+        #expect(!board.apic.hasDeliverableInterrupt)
+        board.apic.setLINT0(true)
+        #expect(log.all == [.interrupt, .interrupt])
+    }
+
     @Test func `the deadline timer follows the vCPU's own counter`() {
         let (door, bus) = (ManualDoor(), APICBus())
         // A counter of 3 GHz that started at 1000.

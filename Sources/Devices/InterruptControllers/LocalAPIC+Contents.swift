@@ -58,6 +58,7 @@ struct LocalAPICContents: Sendable {
             state.localVectors[3] = 0x700
             state.localVectors[4] = 0x400
         }
+        isAnnounced = false
         timer?.disarm()
     }
 
