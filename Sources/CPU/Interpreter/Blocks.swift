@@ -1,0 +1,213 @@
+// Decoded blocks: runs of instructions of one guest-physical page, found by guest-physical address and mode.
+//
+// A block is good as long as the versions of the pages it was decoded from are unchanged: writes to pages marked `.code`
+// raise them (devices through GuestMemory, vCPUs through `codeWritten`). A map of 64-byte chunks in each page lets data
+// that shares a page with code be written without losing the blocks.
+//
+// Invariants: all pointers are allocated in `init` and live as long as the interpreter; the cache belongs to one vCPU.
+internal import CHost
+internal import Glibc
+
+/// One decoded block.
+struct Block {
+    /// Guest-physical address of its first byte; ~0 when the entry is empty.
+    var physical: UInt64 = ~0
+    /// Page of the last instruction's tail when it crosses a page end, else the same page.
+    var secondPage: UInt64 = 0
+    var modeKey: UInt32 = 0
+    var version: UInt32 = 0
+    var secondVersion: UInt32 = 0
+    /// Index of its first instruction.
+    var first: UInt32 = 0
+    var count: UInt16 = 0
+    var byteLength: UInt16 = 0
+    /// The last instruction sets RIP.
+    var endsInBranch = false
+}
+
+/// All decoded blocks of one vCPU.
+struct BlockCache {
+    static var tableSize: Int { 1 << 16 }
+    static var capacity: Int { 1 << 18 }
+    static var maximumCount: Int { 32 }
+
+    let table: UnsafeMutablePointer<Block>
+    let instructions: UnsafeMutablePointer<Instruction>
+    /// For each guest-physical page, which 64-byte chunks hold decoded code.
+    let chunks: UnsafeMutablePointer<UInt64>
+    var used = 0
+
+    init(pages: Int) {
+        table = .allocate(capacity: Self.tableSize)
+        table.initialize(repeating: Block(), count: Self.tableSize)
+        // calloc: untouched pages cost nothing.
+        instructions = calloc(Self.capacity, MemoryLayout<Instruction>.stride)!
+            .bindMemory(to: Instruction.self, capacity: Self.capacity)
+        chunks = calloc(max(pages, 1), 8)!.bindMemory(to: UInt64.self, capacity: max(pages, 1))
+    }
+
+    func deallocate() {
+        table.deallocate()
+        free(instructions)
+        free(chunks)
+    }
+
+    @inline(__always)
+    static func slot(_ physical: UInt64, _ modeKey: UInt32) -> Int {
+        let mixed = physical ^ (physical >> 16) ^ UInt64(modeKey) &* 0x9E37
+        return Int(truncatingIfNeeded: mixed) & (tableSize - 1)
+    }
+
+    /// Forgets every block.
+    mutating func removeAll() {
+        for n in 0..<Self.tableSize { table[n].physical = ~0 }
+        used = 0
+    }
+}
+
+extension VCPU {
+    /// The interpreter's blocks.
+    @inline(__always)
+    var blocks: UnsafeMutablePointer<BlockCache> { s.pointee.blocks.assumingMemoryBound(to: BlockCache.self) }
+
+    /// A store by this vCPU changed bytes of a page marked as code.
+    func codeWritten(_ physical: UInt64, _ size: Int) {
+        let page = physical >> 12
+        guard page < s.pointee.ram_limit >> 12 else { return }
+        let first = (physical & 4095) >> 6
+        let last = min(((physical & 4095) &+ UInt64(truncatingIfNeeded: max(size, 1)) &- 1) >> 6, 63)
+        let mask = (~UInt64(0) << first) & (~UInt64(0) >> (63 - last))
+        let held = blocks.pointee.chunks[Int(page)]
+        if held & mask == 0 { return }
+        blocks.pointee.chunks[Int(page)] = 0
+        s.pointee.page_flags[Int(page)] &= ~1
+        roost_increment(s.pointee.code_versions + Int(page))
+        s.pointee.block_end = nil
+    }
+
+    /// The block at RIP, decoded now if it isn't known.
+    @inline(__always)
+    func findBlock() throws(CPUException) -> UnsafePointer<Block> {
+        let linear = (s.pointee.rip &+ roost_effective_base_at(s, Int(ROOST_CS)).pointee) & s.pointee.linear_mask
+        let physical = try translateFetch(linear)
+        let block = blocks.pointee.table + BlockCache.slot(physical, s.pointee.mode_key)
+        if block.pointee.physical == physical && block.pointee.modeKey == s.pointee.mode_key
+            && s.pointee.code_versions[Int(physical >> 12)] == block.pointee.version
+            && (block.pointee.secondPage == physical >> 12 || stillWhole(block, linear))
+        {
+            return UnsafePointer(block)
+        }
+        return try buildBlock(block, linear, physical)
+    }
+
+    /// Whether a block that crosses a page end still continues on the page it was decoded from.
+    @inline(never)
+    private func stillWhole(_ block: UnsafeMutablePointer<Block>, _ linear: UInt64) -> Bool {
+        let next = ((linear | 4095) &+ 1) & s.pointee.linear_mask
+        guard let physical = try? translateFetch(next), physical >> 12 == block.pointee.secondPage else { return false }
+        return s.pointee.code_versions[Int(physical >> 12)] == block.pointee.secondVersion
+    }
+
+    @inline(never)
+    private func buildBlock(
+        _ block: UnsafeMutablePointer<Block>, _ linear: UInt64, _ physical: UInt64
+    ) throws(CPUException) -> UnsafePointer<Block> {
+        if blocks.pointee.used + BlockCache.maximumCount > BlockCache.capacity { blocks.pointee.removeAll() }
+        let page = physical >> 12
+        guard page < s.pointee.ram_limit >> 12, isMemoryPage(page) else { throw .generalProtection(0) }
+        let version = s.pointee.code_versions[Int(page)]
+        let start = blocks.pointee.used
+        let room = 4096 - Int(physical & 4095)
+        let bytes = UnsafePointer(s.pointee.ram + Int(physical))
+        var built = Block(physical: physical, secondPage: page, modeKey: s.pointee.mode_key, version: version)
+        built.first = UInt32(start)
+        var offset = 0
+        var count = 0
+        building: while count < BlockCache.maximumCount && offset < 240 {
+            let i = blocks.pointee.instructions + start + count
+            i.pointee = Instruction()
+            var result = DecodeResult.needMoreBytes
+            if offset < room {
+                result = Decoder.decode(
+                    bytes + offset, available: room - offset, codeSize: s.pointee.code_size, into: &i.pointee)
+            }
+            if result == .needMoreBytes {
+                // The instruction crosses the page's end: a block of its own.
+                if count > 0 { break }
+                result = try decodeAcross(bytes, room, linear, i, &built)
+            }
+            switch result {
+            case .ok: break
+            case .tooLong:
+                if count > 0 { break building }
+                throw .generalProtection(0)
+            default:
+                if count > 0 { break building }
+                throw .invalidOpcode
+            }
+            offset += Int(i.pointee.length)
+            i.pointee.endOffset = UInt8(truncatingIfNeeded: offset)
+            prepare(i)
+            count += 1
+            let attributes = InstructionTable.row(i.pointee.row).attributes
+            if attributes.contains(.branch) || isRepeatedString(i) {
+                built.endsInBranch = true
+                break
+            }
+            if attributes.contains(.endsBlock) || built.secondPage != page { break }
+        }
+        built.count = UInt16(count)
+        built.byteLength = UInt16(offset)
+        blocks.pointee.used = start + count
+        markCode(page, from: physical & 4095, to: min((physical & 4095) &+ UInt64(offset), 4096))
+        if built.secondPage != page {
+            markCode(built.secondPage, from: 0, to: UInt64(max(offset - room, 1)))
+        }
+        block.pointee = built
+        return UnsafePointer(block)
+    }
+
+    @inline(__always)
+    private func isRepeatedString(_ i: UnsafeMutablePointer<Instruction>) -> Bool {
+        let operation = i.pointee.operation.rawValue
+        return operation >= Operation.movs.rawValue && operation <= Operation.outs.rawValue
+            && !i.pointee.prefixes.isDisjoint(with: [.rep, .repne])
+    }
+
+    /// Decodes an instruction whose bytes go on in the next linear page.
+    private func decodeAcross(
+        _ bytes: UnsafePointer<UInt8>, _ room: Int, _ linear: UInt64, _ i: UnsafeMutablePointer<Instruction>,
+        _ built: inout Block
+    ) throws(CPUException) -> DecodeResult {
+        let next = try translateFetch(((linear | 4095) &+ 1) & s.pointee.linear_mask)
+        let page = next >> 12
+        guard page < s.pointee.ram_limit >> 12, isMemoryPage(page) else { throw .generalProtection(0) }
+        var joined: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
+        let source = UnsafePointer(s.pointee.ram + Int(next))
+        let head = min(room, 16)
+        let result = withUnsafeMutableBytes(of: &joined) { buffer -> DecodeResult in
+            for n in 0..<head { buffer[n] = bytes[n] }
+            for n in 0..<16 { buffer[head + n] = source[n] }
+            return Decoder.decode(
+                UnsafePointer(buffer.baseAddress!.assumingMemoryBound(to: UInt8.self)), available: head + 16,
+                codeSize: s.pointee.code_size, into: &i.pointee)
+        }
+        built.secondPage = page
+        built.secondVersion = s.pointee.code_versions[Int(page)]
+        return result
+    }
+
+    /// Marks a range of a page as decoded, and the page as code.
+    private func markCode(_ page: UInt64, from first: UInt64, to end: UInt64) {
+        let last = (max(end, first &+ 1) &- 1) >> 6
+        let mask = (~UInt64(0) << (first >> 6)) & (~UInt64(0) >> (63 - min(last, 63)))
+        blocks.pointee.chunks[Int(page)] |= mask
+        if s.pointee.page_flags[Int(page)] & 1 == 0 {
+            s.pointee.page_flags[Int(page)] |= 1
+            protectCodePage(page)
+        }
+    }
+
+    /// Instructions of features that the CPU model lacks become invalid, or what older processors made of them.
+    private func prepare(_ i: UnsafeMutablePointer<Instruction>) {}
+}
