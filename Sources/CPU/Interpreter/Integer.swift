@@ -17,7 +17,7 @@ extension VCPU {
     private func arithmetic<T: GuestInteger>(
         _ i: UnsafePointer<Instruction>, _ op: UInt32, _ type: T.Type
     ) throws(CPUException) {
-        let discards = op == UInt32(ROOST_ALU_CMP.rawValue) || op == UInt32(ROOST_ALU_TEST.rawValue)
+        let discards = op == UInt32(ROOST_ALU_CMP) || op == UInt32(ROOST_ALU_TEST)
         switch i.pointee.form {
         case .regRM:
             let source: T = try readRM(i)
@@ -212,7 +212,7 @@ extension VCPU {
             if let host: UnsafeMutablePointer<T> = try hostPointerForUpdate(Int(i.pointee.segment), offset) {
                 var flags: UInt32 = 0
                 let old = roost_alu_atomic(
-                    UInt32(ROOST_ALU_XCHG.rawValue), UInt32(MemoryLayout<T>.size), host,
+                    UInt32(ROOST_ALU_XCHG), UInt32(MemoryLayout<T>.size), host,
                     UInt64(truncatingIfNeeded: value), &flags)
                 writeRegister(i.pointee.reg, T(truncatingIfNeeded: old))
             } else {
@@ -238,11 +238,11 @@ extension VCPU {
         let value: T = readRegister(i.pointee.reg)
         if i.pointee.rm != Instruction.none {
             let old: T = readRegister(i.pointee.rm)
-            let sum: T = alu(UInt32(ROOST_ALU_ADD.rawValue), old, value)
+            let sum: T = alu(UInt32(ROOST_ALU_ADD), old, value)
             writeRegister(i.pointee.reg, old)
             writeRegister(i.pointee.rm, sum)
         } else {
-            let old: T = try updateMemory(i, UInt32(ROOST_ALU_XADD.rawValue), effectiveAddress(i), value)
+            let old: T = try updateMemory(i, UInt32(ROOST_ALU_XADD), effectiveAddress(i), value)
             writeRegister(i.pointee.reg, old)
         }
     }
@@ -279,7 +279,7 @@ extension VCPU {
                 try store(Int(i.pointee.segment), offset, old == accumulator ? value : old)
             }
         }
-        _ = alu(UInt32(ROOST_ALU_CMP.rawValue), accumulator, old)
+        _ = alu(UInt32(ROOST_ALU_CMP), accumulator, old)
         if old != accumulator { writeRegister(0, old) }
     }
 

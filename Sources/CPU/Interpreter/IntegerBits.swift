@@ -134,7 +134,7 @@ extension VCPU {
         let source = try readSizedRM(i, size)
         var old = gpr[Int(i.pointee.reg & 15)]
         if i.pointee.form == .regRMImmediate { old = UInt64(bitPattern: i.pointee.immediate) }
-        let scans = op == UInt32(ROOST_BSF.rawValue) || op == UInt32(ROOST_BSR.rawValue)
+        let scans = op == UInt32(ROOST_BSF) || op == UInt32(ROOST_BSR)
         let result: UInt64
         switch size {
         case 8: result = roost_bits(op, 8, old, source, &s.pointee.arithmetic_flags)

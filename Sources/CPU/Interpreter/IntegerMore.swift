@@ -140,7 +140,7 @@ extension VCPU {
             carry = false
         }
         writeRegister(0, al)
-        _ = alu(UInt32(ROOST_ALU_TEST.rawValue), al, al)
+        _ = alu(UInt32(ROOST_ALU_TEST), al, al)
         setFlag(0x100, carry)
         setFlag(0x1000, adjustLow)
     }
@@ -163,14 +163,14 @@ extension VCPU {
         let al: UInt8 = readRegister(0)
         writeRegister(0, UInt16(al / base) << 8 | UInt16(al % base))
         let low = al % base
-        _ = alu(UInt32(ROOST_ALU_TEST.rawValue), low, low)
+        _ = alu(UInt32(ROOST_ALU_TEST), low, low)
     }
 
     /// AAD.
     func asciiAdjustDivide(_ base: UInt8) {
         let al: UInt8 = readRegister(0)
         let ah: UInt8 = readRegister(16)
-        let result = alu(UInt32(ROOST_ALU_ADD.rawValue), al, ah &* base)
+        let result = alu(UInt32(ROOST_ALU_ADD), al, ah &* base)
         writeRegister(0, UInt16(result))
     }
 
@@ -265,7 +265,7 @@ extension VCPU {
             let final = truncateAddress(
                 gpr[4] &- UInt64(truncatingIfNeeded: i.pointee.immediate & 0xFFFF), s.pointee.stack_size)
             // The new top must be writable, as the processor checks.
-            _ = try loadForWrite(Int(ROOST_SS), final, as: UInt8.self)
+            let _: UInt8 = try loadForWrite(Int(ROOST_SS), final)
             setStackPointer(final)
             writeSized(5, frame, UInt8(size))
         } catch {

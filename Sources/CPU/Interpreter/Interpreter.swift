@@ -1,5 +1,5 @@
 // The interpreter: the reference engine, and the fallback for what the translator leaves.
-public import CHost
+internal import CHost
 public import GuestMemory
 
 /// Runs one vCPU by interpreting decoded blocks.

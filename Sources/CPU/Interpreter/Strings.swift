@@ -30,7 +30,7 @@ extension VCPU {
             writeCounter(count &- 1, size)
             budget -= 16
             if stop { break }
-            if answered != 0 || s.pointee.slow_memory != 0 {
+            if answered != 0 || watched {
                 // One element an instruction where the machine answers or a debugger watches.
                 s.pointee.rip = count == 1 ? nextRIP(i) : currentRIP(i)
                 return
@@ -38,6 +38,10 @@ extension VCPU {
         }
         s.pointee.rip = nextRIP(i)
     }
+
+    /// Single step, watchpoints or alignment checks are on.
+    @inline(__always)
+    private var watched: Bool { s.pointee.slow_memory != 0 || s.pointee.rflags & 0x100 != 0 }
 
     @inline(__always)
     private var backwards: Bool { s.pointee.rflags & 0x400 != 0 }
@@ -57,7 +61,7 @@ extension VCPU {
     /// MOVS, STOS forwards over what lies in one page: the elements done, 0 when it must go one by one.
     private func stringRun(_ i: UnsafePointer<Instruction>, _ count: UInt64) throws(CPUException) -> UInt64 {
         let operation = i.pointee.operation
-        guard operation == .movs || operation == .stos, !backwards, s.pointee.slow_memory == 0,
+        guard operation == .movs || operation == .stos, !backwards, !watched,
             s.pointee.completed_count == 0
         else { return 0 }
         let element = UInt64(i.pointee.operandSize)
@@ -122,7 +126,7 @@ extension VCPU {
         let source = Int(i.pointee.segment)
         let from = truncateAddress(gpr[6], size)
         let to = truncateAddress(gpr[7], size)
-        let compare = UInt32(ROOST_ALU_CMP.rawValue)
+        let compare = UInt32(ROOST_ALU_CMP)
         switch i.pointee.operation {
         case .movs:
             try store(Int(ROOST_ES), to, try load(source, from, as: T.self))
@@ -150,7 +154,7 @@ extension VCPU {
             let port = UInt16(truncatingIfNeeded: gpr[2])
             try checkIOPermission(port: port, size: MemoryLayout<T>.size)
             // A fault of the destination comes before the port is read.
-            if s.pointee.completed_next == s.pointee.completed_count { _ = try loadForWrite(Int(ROOST_ES), to, as: T.self) }
+            if s.pointee.completed_next == s.pointee.completed_count { let _: T = try loadForWrite(Int(ROOST_ES), to) }
             let value = try answer(.portRead, address: UInt64(port), size: MemoryLayout<T>.size, value: 0)
             try store(Int(ROOST_ES), to, T(truncatingIfNeeded: value))
             advance(7, i)
