@@ -1,4 +1,3 @@
-#if ROOST_SYSTEM_GROUP
 // Interrupts, exceptions, IRET, INT n, flags and debug registers against SDM 3A chapter 6 and SDM 3B chapter 17.
 import CHost
 import CPU
@@ -447,4 +446,3 @@ import Testing
         #expect(rig.s.pointee.pending_debug & 8 != 0)
     }
 }
-#endif

@@ -1,4 +1,3 @@
-#if ROOST_SYSTEM_GROUP
 // Segment loads, far transfers and descriptor queries against the rules of SDM 3A chapter 5.
 import CHost
 import CPU
@@ -347,4 +346,3 @@ import Testing
         #expect(check(15, 1) == .generalProtection(0))
     }
 }
-#endif

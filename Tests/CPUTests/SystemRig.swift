@@ -1,4 +1,3 @@
-#if ROOST_SYSTEM_GROUP
 // A vCPU with descriptor tables, handlers' stacks and TSSs in guest memory, for tests that run handlers directly.
 import CHost
 import CPU
@@ -251,4 +250,3 @@ struct SystemRig {
         ]
     }
 }
-#endif

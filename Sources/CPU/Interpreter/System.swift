@@ -1,4 +1,3 @@
-#if ROOST_SYSTEM_GROUP
 // The system instructions: dispatch, and those with a few lines each.
 internal import CHost
 
@@ -207,4 +206,3 @@ extension VCPU {
         if (bits >> (port & 7)) & mask != 0 { throw .generalProtection(0) }
     }
 }
-#endif

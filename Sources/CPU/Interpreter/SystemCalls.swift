@@ -1,4 +1,3 @@
-#if ROOST_SYSTEM_GROUP
 // SYSCALL, SYSRET, SYSENTER, SYSEXIT: fixed flat segments, nothing read from memory (SDM 3A 5.8.7, 5.8.8).
 internal import CHost
 
@@ -72,4 +71,3 @@ extension VCPU {
         updateMode()
     }
 }
-#endif

@@ -1,4 +1,3 @@
-#if ROOST_SYSTEM_GROUP
 // Far jumps, calls and returns, with call gates, task gates and TSSs (SDM 3A 5.8, SDM 2A JMP, CALL, 2B RET).
 internal import CHost
 
@@ -198,4 +197,3 @@ extension VCPU {
         updateMode()
     }
 }
-#endif

@@ -1,4 +1,3 @@
-#if ROOST_SYSTEM_GROUP
 // Descriptor tables and what is asked about descriptors: LGDT, LIDT, SGDT, SIDT, LLDT, LTR, SLDT, STR, LAR, LSL, VERR,
 // VERW, ARPL (SDM 2A, 2B).
 internal import CHost
@@ -206,4 +205,3 @@ extension VCPU {
         setZero(raises)
     }
 }
-#endif

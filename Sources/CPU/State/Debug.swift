@@ -1,4 +1,3 @@
-#if ROOST_SYSTEM_GROUP
 // Debug registers, breakpoints and the #DB causes (SDM 3B chapter 17).
 //
 // DR6: 3:0 B0-B3, 13 BD (debug register access), 14 BS (single step), 15 BT (task switch); others read as in `fixedDR6`.
@@ -122,4 +121,3 @@ extension VCPU {
         }
     }
 }
-#endif

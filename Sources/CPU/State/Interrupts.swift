@@ -1,4 +1,3 @@
-#if ROOST_SYSTEM_GROUP
 // Delivery of interrupts and exceptions through the IVT, the IDT and task gates (SDM 3A chapter 6, 2A INT n).
 //
 // A delivery that faults changes no register; the loop in `raiseEvent` then delivers the fault, a double fault, or shuts
@@ -428,4 +427,3 @@ extension VCPU {
         if (old ^ new) & 0x40000 != 0 { updateMode() }
     }
 }
-#endif

@@ -1,4 +1,3 @@
-#if ROOST_SYSTEM_GROUP
 // Segment descriptors and the loading of segment registers (SDM 3A 3.4 and 3.5, 5.2 to 5.8).
 //
 // A segment register's hidden part keeps what the descriptor said; in real mode a load changes base and selector only,
@@ -350,4 +349,3 @@ extension VCPU {
         return (selector, UInt64(try readTSS(offset, as: UInt16.self)))
     }
 }
-#endif

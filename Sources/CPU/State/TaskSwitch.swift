@@ -1,4 +1,3 @@
-#if ROOST_SYSTEM_GROUP
 // The hardware task switch (SDM 3A chapter 8).
 //
 // 32-bit TSS: 0 link, 4 ESP0, 8 SS0, ... 1C CR3, 20 EIP, 24 EFLAGS, 28 EAX ECX EDX EBX ESP EBP ESI EDI, 48 ES CS SS DS FS
@@ -196,4 +195,3 @@ extension VCPU {
         updateMode()
     }
 }
-#endif
