@@ -15,7 +15,7 @@
 //   selfcheck.now=SECONDS     the host's Unix time at the start: the guest's may be at most slack away from it
 //   selfcheck.slack=SECONDS   (120)
 //   selfcheck.url=URL         fetch this and print its SHA-256
-//   selfcheck.end=reboot      reset instead of powering off; `halt` and `panic` likewise
+//   selfcheck.end=reboot      reset instead of powering off; `halt`, `panic` and `sleep` likewise
 internal import Foundation
 
 /// A kernel with its modules, unpacked from a Debian package.
@@ -171,6 +171,7 @@ public enum SelfCheckImage {
         case $(word end) in
             reboot) reboot -f;;
             halt) halt -f;;
+            sleep) sleep 86400;;
             panic) echo c >/proc/sysrq-trigger;;
         esac
         poweroff -f
