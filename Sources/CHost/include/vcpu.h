@@ -71,12 +71,20 @@ typedef struct {
     // ---- memory ------------------------------------------------------------------------------------------------
     uint8_t *ram;                // host address of guest-physical 0 (see GuestMemory)
     uint8_t *page_flags;         // one byte a guest-physical page up to ram_limit (see GuestMemory.PageFlags)
+    uint64_t ram_low_end;        // RAM is [0, ram_low_end) and [4 GiB, ram_high_end)
+    uint64_t ram_high_end;
     uint64_t ram_limit;          // first guest-physical address without a page_flags entry
     uint32_t *code_versions;     // one count a guest-physical page, raised by every write to a page marked as code
     void    *blocks;             // the interpreter's BlockCache
     const void *block_end;       // end of the running block; zero makes the loop stop after the current instruction
     roost_tlb_entry *tlb_contexts[ROOST_TLB_CONTEXTS];
     roost_tlb_entry *tlb_never_matching;  // in force while watchpoints or #AC are armed
+    roost_tlb_entry *fetch_tlb;  // 512 entries for the supervisor, 512 for the user
+    uint64_t large_pages;        // a bit for each 4 MiB region (modulo 64) that pieces of large pages may be held of
+    uint64_t huge_pages;         // the same for 1 GiB regions
+    uint64_t pdpte[4];           // PAE page-directory pointers, loaded with CR3
+    uint32_t pcid_tag[16];       // PCID << 16 | address-space tag that holds its translations; 0 unknown
+    uint16_t next_address_space;
 
     // ---- system registers --------------------------------------------------------------------------------------
     roost_segment segment[8];
@@ -90,6 +98,13 @@ typedef struct {
     uint64_t tsc_offset;         // guest TSC = host TSC scaled + offset (see CPU/State/TimeStampCounter)
     uint32_t pkru, mxcsr_mask;
     uint64_t mtrr_default, mtrr_fixed[11], mtrr_base[8], mtrr_mask[8];
+
+    // ---- the processor model ----------------------------------------------------------------------------------
+    uint64_t cr4_allowed, efer_allowed, xcr0_allowed, features;
+    const uint32_t *cpuid_table; // rows of 6: leaf, subleaf or ~0, EAX, EBX, ECX, EDX
+    uint32_t cpuid_count;
+    uint32_t signature;
+    uint64_t random_state, random_key;  // RDRAND's generator, seeded by the machine
 
     // ---- events ------------------------------------------------------------------------------------------------
     uint8_t  halted;
@@ -113,7 +128,7 @@ typedef struct {
 
     // ---- vector and x87 state: the standard (non-compacted) XSAVE area (SDM 1 13.4) -----------------------------
     // The block is page-aligned; the assertion below keeps this part aligned to 64.
-    uint64_t xsave_padding[6];
+    uint64_t xsave_padding[4];
     uint64_t xsave[320];
 } roost_vcpu;
 _Static_assert(offsetof(roost_vcpu, xsave) % 64 == 0, "xsave must be aligned to 64");
@@ -130,6 +145,19 @@ static inline uint64_t *roost_dr_at(roost_vcpu *cpu, size_t n) { return &cpu->dr
 static inline uint64_t *roost_effective_base_at(roost_vcpu *cpu, size_t n) { return &cpu->effective_base[n & 7]; }
 static inline uint8_t *roost_segment_check_at(roost_vcpu *cpu, size_t n) { return &cpu->segment_check[n & 7]; }
 static inline uint64_t *roost_completed_at(roost_vcpu *cpu, size_t n) { return &cpu->completed[n & 15]; }
+static inline uint64_t *roost_pdpte_at(roost_vcpu *cpu, size_t n) { return &cpu->pdpte[n & 3]; }
+static inline uint32_t *roost_pcid_tag_at(roost_vcpu *cpu, size_t n) { return &cpu->pcid_tag[n & 15]; }
+static inline uint64_t *roost_mtrr_base_at(roost_vcpu *cpu, size_t n) { return &cpu->mtrr_base[n & 7]; }
+static inline uint64_t *roost_mtrr_mask_at(roost_vcpu *cpu, size_t n) { return &cpu->mtrr_mask[n & 7]; }
+static inline uint64_t *roost_mtrr_fixed_at(roost_vcpu *cpu, size_t n) { return &cpu->mtrr_fixed[n % 11]; }
+static inline uint64_t roost_rdtsc(void) { return __builtin_ia32_rdtsc(); }
+static inline void roost_atomic_or(void *p, uint64_t bits, int size) {
+    if (size == 8) __atomic_fetch_or((uint64_t *)p, bits, __ATOMIC_RELAXED);
+    else __atomic_fetch_or((uint32_t *)p, (uint32_t)bits, __ATOMIC_RELAXED);
+}
+static inline void roost_cpuid(uint32_t leaf, uint32_t sub, uint32_t *a, uint32_t *b, uint32_t *c, uint32_t *d) {
+    __asm__ volatile("cpuid" : "=a"(*a), "=b"(*b), "=c"(*c), "=d"(*d) : "a"(leaf), "c"(sub));
+}
 static inline uint8_t *roost_xsave_area(roost_vcpu *cpu) { return (uint8_t *)cpu->xsave; }
 
 #endif

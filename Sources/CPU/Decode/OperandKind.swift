@@ -3,7 +3,7 @@
 /// An operand as in the opcode maps.
 ///
 /// - Spec: SDM 2D appendix A.2.
-public enum OperandKind: UInt8, BitwiseCopyable, Sendable {
+public enum OperandKind: UInt8, BitwiseCopyable, Sendable, CaseIterable {
     case none
     // General: E = r/m, G = reg, R = r/m as register only, M = memory only, B = VEX.vvvv; y = 32, or 64 with W.
     case Eb, Ew, Ed, Eq, Ev, Ey

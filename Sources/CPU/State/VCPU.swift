@@ -3,6 +3,7 @@
 // Invariants: `s` points at a block allocated by `VirtualCPU` that outlives every handle; only the thread that runs the
 // vCPU touches it, except `attention` (atomic).
 public import CHost
+public import GuestMemory
 internal import Glibc
 
 /// A vCPU's state block, passed by value: one pointer.
@@ -63,6 +64,8 @@ public final class VirtualCPU: @unchecked Sendable {
     /// Local APIC identifier, 0 for the first.
     public let id: Int
     private let tables: UnsafeMutablePointer<roost_tlb_entry>
+    private let fetchTable: UnsafeMutablePointer<roost_tlb_entry>
+    private var cpuidTable: UnsafeMutablePointer<UInt32>?
 
     /// Allocates a zeroed state block whose TLBs match nothing; call `reset()` before running.
     public init(id: Int) {
@@ -79,10 +82,52 @@ public final class VirtualCPU: @unchecked Sendable {
         state.pointee.tlb_contexts = (tables, tables + perTable, tables + 2 * perTable)
         state.pointee.tlb_never_matching = tables + 3 * perTable
         state.pointee.tlb = tables
+        fetchTable = .allocate(capacity: 1024)
+        memset(fetchTable, 0xFF, 1024 * MemoryLayout<roost_tlb_entry>.stride)
+        state.pointee.fetch_tlb = fetchTable
+        model = CPUModel.host
+        modelChanged()
+    }
+
+    /// Connects the vCPU to its machine's memory; once, before it runs.
+    public func attach(memory: GuestMemory) {
+        state.pointee.ram = memory.base
+        state.pointee.page_flags = memory.pageFlags
+        state.pointee.code_versions = memory.codeVersions
+        state.pointee.ram_limit = memory.limit
+        state.pointee.ram_low_end = min(memory.ramSize, GuestMemory.holeStart)
+        state.pointee.ram_high_end = memory.limit
+    }
+
+    /// The processor model; to be changed only before the vCPU runs.
+    public var model: CPUModel { didSet { modelChanged() } }
+
+    private func modelChanged() {
+        cpuidTable?.deallocate()
+        let table = UnsafeMutablePointer<UInt32>.allocate(capacity: max(model.cpuid.count, 1))
+        table.initialize(from: model.cpuid, count: model.cpuid.count)
+        cpuidTable = table
+        state.pointee.cpuid_table = UnsafePointer(table)
+        state.pointee.cpuid_count = UInt32(model.cpuid.count / 6)
+        state.pointee.features = model.features
+        state.pointee.cr4_allowed = model.cr4
+        state.pointee.efer_allowed = model.efer
+        state.pointee.xcr0_allowed = model.xcr0
+        state.pointee.signature = model.signature
+    }
+
+    /// Seeds RDRAND and RDSEED; sixteen bytes are used.
+    public func seedRandom(_ bytes: [UInt8]) {
+        var words: (UInt64, UInt64) = (0, 0)
+        withUnsafeMutableBytes(of: &words) { target in for n in 0..<min(16, bytes.count) { target[n] = bytes[n] } }
+        state.pointee.random_state = words.0
+        state.pointee.random_key = words.1
     }
 
     deinit {
         tables.deallocate()
+        fetchTable.deallocate()
+        cpuidTable?.deallocate()
         UnsafeMutableRawPointer(state).deallocate()
     }
 }

@@ -1,0 +1,330 @@
+// The software TLB: filling, flushing, and the page walk behind it (SDM 3A chapter 4).
+//
+// Entries are tagged with an address space: a CR3 write that flushes takes a fresh tag, so nothing is swept. Global pages
+// are marked in their entry and taken over by the new tag on their first miss. Large pages are held in 4 KiB pieces;
+// two 64-bit summaries tell INVLPG whether it must sweep for pieces of one.
+internal import CHost
+internal import Glibc
+
+/// Bits 11:0 of `roost_tlb_entry.physical`.
+private enum EntryFlags {
+    static let global: UInt64 = 1
+}
+
+/// What a walk found.
+private struct Translation {
+    var physical: UInt64
+    var user: Bool
+    var writable: Bool
+    var dirty: Bool
+    var executeDisable: Bool
+    var global: Bool
+    /// log2 of the page's size.
+    var shift: UInt64
+    var key: UInt64
+}
+
+extension VCPU {
+    private static var present: UInt64 { 1 }
+
+    /// Guest-physical address of a linear address for a data access; fills the TLB.
+    @inline(never)
+    func translate(_ linear: UInt64, write: Bool, supervisor: Bool = false) throws(CPUException) -> UInt64 {
+        let context: Int
+        if supervisor {
+            // Implicit supervisor accesses are subject to SMAP whatever AC says.
+            context = s.pointee.cr4 & 0x20_0000 != 0 ? Int(ROOST_TLB_SUPERVISOR) : Int(ROOST_TLB_SUPERVISOR_AC)
+        } else {
+            context = Int(s.pointee.tlb_context)
+        }
+        let entry = table(context) + Int(truncatingIfNeeded: (linear >> 12) & UInt64(ROOST_TLB_ENTRIES - 1))
+        let tag = (linear & ~0xFFF) | UInt64(s.pointee.address_space)
+        if (write ? entry.pointee.write_tag : entry.pointee.read_tag) == tag {
+            return (entry.pointee.physical & ~0xFFF) | linear & 0xFFF
+        }
+        if entry.pointee.physical & EntryFlags.global != 0 && entry.pointee.read_tag != ~0
+            && entry.pointee.read_tag & ~0xFFF == linear & ~0xFFF && entry.pointee.read_tag != tag
+        {
+            entry.pointee.read_tag = tag
+            if entry.pointee.write_tag != ~0 { entry.pointee.write_tag = tag }
+            if !write || entry.pointee.write_tag == tag { return (entry.pointee.physical & ~0xFFF) | linear & 0xFFF }
+        }
+        s.pointee.tlb_misses &+= 1
+        if s.pointee.cr0 & 0x8000_0000 == 0 {
+            fill(entry, tag, linear, Translation(
+                physical: linear & 0xFFFF_FFFF, user: true, writable: true, dirty: true, executeDisable: false,
+                global: false, shift: 12, key: 0), writable: true)
+            return linear & 0xFFFF_FFFF
+        }
+        let isUser = context == Int(ROOST_TLB_USER)
+        let found = try walk(linear, write: write, user: isUser, fetch: false)
+        let protection = try checkData(found, linear, write: write, context: context)
+        fill(entry, tag, linear, found, writable: protection && found.dirty)
+        return found.physical
+    }
+
+    @inline(__always)
+    private func table(_ context: Int) -> UnsafeMutablePointer<roost_tlb_entry> {
+        switch context {
+        case 0: s.pointee.tlb_contexts.0!
+        case 1: s.pointee.tlb_contexts.1!
+        default: s.pointee.tlb_contexts.2!
+        }
+    }
+
+    /// Access rights of a data access (SDM 3A 4.6.1); returns whether the page may also be written.
+    private func checkData(
+        _ found: Translation, _ linear: UInt64, write: Bool, context: Int
+    ) throws(CPUException) -> Bool {
+        let isUser = context == Int(ROOST_TLB_USER)
+        let protects = s.pointee.cr0 & 0x1_0000 != 0
+        var code: UInt32 = 1 | (write ? 2 : 0) | (isUser ? 4 : 0)
+        if isUser && !found.user { throw pageFault(linear, code) }
+        if !isUser && found.user && context == Int(ROOST_TLB_SUPERVISOR) && s.pointee.cr4 & 0x20_0000 != 0 {
+            throw pageFault(linear, code)
+        }
+        var mayWrite = found.writable || (!isUser && !protects)
+        if write && !mayWrite { throw pageFault(linear, code) }
+        if found.user && s.pointee.cr4 & 0x40_0000 != 0 && s.pointee.long_mode != 0 {
+            let rights = (s.pointee.pkru >> UInt32(truncatingIfNeeded: found.key * 2)) & 3
+            code |= 0x20
+            if rights & 1 != 0 { throw pageFault(linear, code) }
+            if rights & 2 != 0 && (isUser || protects) {
+                if write { throw pageFault(linear, code) }
+                mayWrite = false
+            }
+        }
+        return mayWrite
+    }
+
+    private func pageFault(_ linear: UInt64, _ code: UInt32) -> CPUException {
+        s.pointee.cr2 = linear
+        return .pageFault(code)
+    }
+
+    private func fill(
+        _ entry: UnsafeMutablePointer<roost_tlb_entry>, _ tag: UInt64, _ linear: UInt64, _ found: Translation,
+        writable: Bool
+    ) {
+        let page = found.physical >> 12
+        guard isMemoryPage(page) else { return }
+        let flags = s.pointee.page_flags[Int(page)]
+        entry.pointee.read_tag = tag
+        entry.pointee.write_tag = ~0
+        if writable && flags & 5 == 0 {
+            entry.pointee.write_tag = tag
+            s.pointee.page_flags[Int(page)] = flags | 2
+        }
+        entry.pointee.physical = page << 12 | (found.global ? EntryFlags.global : 0)
+        entry.pointee.addend = UInt64(UInt(bitPattern: s.pointee.ram)) &+ (page << 12) &- (linear & ~0xFFF)
+        if found.shift == 21 || found.shift == 22 { s.pointee.large_pages |= 1 &<< ((linear >> 22) & 63) }
+        if found.shift == 30 { s.pointee.huge_pages |= 1 &<< ((linear >> 30) & 63) }
+    }
+
+    /// Guest-physical address of an instruction fetch.
+    @inline(__always)
+    func translateFetch(_ linear: UInt64) throws(CPUException) -> UInt64 {
+        let isUser = s.pointee.cpl == 3
+        let entry = s.pointee.fetch_tlb + Int(truncatingIfNeeded: (linear >> 12) & 511) + (isUser ? 512 : 0)
+        let tag = (linear & ~0xFFF) | UInt64(s.pointee.address_space)
+        if entry.pointee.read_tag == tag { return entry.pointee.physical | linear & 0xFFF }
+        return try translateFetchSlowly(linear, entry, tag)
+    }
+
+    @inline(never)
+    private func translateFetchSlowly(
+        _ linear: UInt64, _ entry: UnsafeMutablePointer<roost_tlb_entry>, _ tag: UInt64
+    ) throws(CPUException) -> UInt64 {
+        if s.pointee.code_size == 8 && !isCanonical(linear) { throw .generalProtection(0) }
+        var physical = linear & 0xFFFF_FFFF
+        if s.pointee.cr0 & 0x8000_0000 != 0 {
+            let isUser = s.pointee.cpl == 3
+            let found = try walk(linear, write: false, user: isUser, fetch: true)
+            let told: UInt32 = fetchIsReported ? 0x10 : 0
+            let code: UInt32 = 1 | (isUser ? 4 : 0) | told
+            if found.executeDisable || (isUser && !found.user) { throw pageFault(linear, code) }
+            if !isUser && found.user && s.pointee.cr4 & 0x10_0000 != 0 { throw pageFault(linear, code) }
+            physical = found.physical
+        }
+        let page = physical >> 12
+        // Code outside memory: a bus that answers nothing would read as ones.
+        guard page < s.pointee.ram_limit >> 12, isMemoryPage(page) else { throw .generalProtection(0) }
+        entry.pointee.read_tag = tag
+        entry.pointee.physical = page << 12
+        return physical
+    }
+
+    /// Whether page-fault codes tell instruction fetches apart (SDM 3A 4.7).
+    private var fetchIsReported: Bool {
+        s.pointee.cr4 & 0x10_0000 != 0 || (s.pointee.cr4 & 0x20 != 0 && s.pointee.efer & 0x800 != 0)
+    }
+
+    // MARK: The walk
+
+    /// Walks the paging structures, sets accessed and dirty bits; throws on entries not present or reserved bits set.
+    private func walk(_ linear: UInt64, write: Bool, user: Bool, fetch: Bool) throws(CPUException) -> Translation {
+        s.pointee.page_walks &+= 1
+        let code: UInt32 = (write ? 2 : 0) | (user ? 4 : 0) | (fetch && fetchIsReported ? 0x10 : 0)
+        if s.pointee.cr4 & 0x20 == 0 { return try walkTwoLevels(linear, code, write, user) }
+        var shift: UInt64
+        var at: UInt64
+        var result = Translation(
+            physical: 0, user: true, writable: true, dirty: false, executeDisable: false, global: false, shift: 12, key: 0)
+        let noExecute = s.pointee.efer & 0x800 != 0
+        if s.pointee.long_mode != 0 {
+            shift = s.pointee.cr4 & 0x1000 != 0 ? 48 : 39
+            at = s.pointee.cr3 & Self.frameMask
+        } else {
+            let pointer = roost_pdpte_at(s, Int(truncatingIfNeeded: linear >> 30) & 3).pointee
+            if pointer & 1 == 0 { throw pageFault(linear, code) }
+            at = pointer & Self.frameMask
+            shift = 21
+        }
+        while true {
+            let address = at &+ ((linear >> shift) & 511) &* 8
+            let entry = loadEntry(address)
+            if entry & 1 == 0 { throw pageFault(linear, code) }
+            let isLast = shift == 12 || (entry & 0x80 != 0 && (shift == 21 || shift == 30))
+            var reserved = Self.reservedAddress | (noExecute ? 0 : 1 << 63)
+            if s.pointee.long_mode == 0 { reserved |= 0x7FF0_0000_0000_0000 }
+            if entry & 0x80 != 0 && shift > 30 { reserved |= 0x80 }
+            if isLast && shift > 12 { reserved |= ((1 << shift) - 1) & ~0x1FFF }
+            if entry & reserved != 0 { throw pageFault(linear, code | 9) }
+            result.user = result.user && entry & 4 != 0
+            result.writable = result.writable && entry & 2 != 0
+            result.executeDisable = result.executeDisable || (noExecute && entry >> 63 != 0)
+            if isLast {
+                let mask: UInt64 = (1 << shift) - 1
+                result.physical = (entry & Self.frameMask & ~mask) | (linear & mask)
+                result.shift = shift
+                result.global = entry & 0x100 != 0 && s.pointee.cr4 & 0x80 != 0
+                result.key = (entry >> 59) & 15
+                let mayWrite = result.writable || (!user && s.pointee.cr0 & 0x1_0000 == 0)
+                let sets: UInt64 = 0x20 | (write && mayWrite && (result.user || !user) ? 0x40 : 0)
+                setEntry(address, entry, sets, wide: true)
+                result.dirty = (entry | sets) & 0x40 != 0
+                return result
+            }
+            setEntry(address, entry, 0x20, wide: true)
+            at = entry & Self.frameMask
+            shift -= 9
+        }
+    }
+
+    /// 32-bit paging with 4 KiB and 4 MiB pages (SDM 3A 4.3).
+    private func walkTwoLevels(
+        _ linear: UInt64, _ code: UInt32, _ write: Bool, _ user: Bool
+    ) throws(CPUException) -> Translation {
+        let directoryAt = (s.pointee.cr3 & 0xFFFF_F000) &+ ((linear >> 22) & 1023) &* 4
+        let directory = loadEntry32(directoryAt)
+        if directory & 1 == 0 { throw pageFault(linear, code) }
+        var result = Translation(
+            physical: 0, user: directory & 4 != 0, writable: directory & 2 != 0, dirty: false, executeDisable: false,
+            global: false, shift: 12, key: 0)
+        var at = directoryAt
+        var entry = directory
+        if directory & 0x80 != 0 && s.pointee.cr4 & 0x10 != 0 {
+            if directory & 0x20_0000 != 0 { throw pageFault(linear, code | 9) }
+            result.physical = (directory & 0xFFC0_0000) | ((directory >> 13) & 0xFF) << 32 | (linear & 0x3F_FFFF)
+            result.shift = 22
+        } else {
+            setEntry(directoryAt, directory, 0x20, wide: false)
+            at = (directory & 0xFFFF_F000) &+ ((linear >> 12) & 1023) &* 4
+            entry = loadEntry32(at)
+            if entry & 1 == 0 { throw pageFault(linear, code) }
+            result.user = result.user && entry & 4 != 0
+            result.writable = result.writable && entry & 2 != 0
+            result.physical = (entry & 0xFFFF_F000) | (linear & 0xFFF)
+        }
+        result.global = entry & 0x100 != 0 && s.pointee.cr4 & 0x80 != 0
+        let mayWrite = result.writable || (!user && s.pointee.cr0 & 0x1_0000 == 0)
+        let sets: UInt64 = 0x20 | (write && mayWrite && (result.user || !user) ? 0x40 : 0)
+        setEntry(at, entry, sets, wide: false)
+        result.dirty = (entry | sets) & 0x40 != 0
+        return result
+    }
+
+    /// Frame numbers: 46 bits of guest-physical address.
+    static var frameMask: UInt64 { 0x3FFF_FFFF_F000 }
+    private static var reservedAddress: UInt64 { 0x000F_C000_0000_0000 }
+
+    private func loadEntry(_ physical: UInt64) -> UInt64 {
+        guard isMemoryPage(physical >> 12) else { return ~0 }
+        return UnsafeRawPointer(s.pointee.ram + Int(physical)).load(as: UInt64.self)
+    }
+
+    private func loadEntry32(_ physical: UInt64) -> UInt64 {
+        guard isMemoryPage(physical >> 12) else { return 0xFFFF_FFFF }
+        return UInt64(UnsafeRawPointer(s.pointee.ram + Int(physical)).load(as: UInt32.self))
+    }
+
+    private func setEntry(_ physical: UInt64, _ entry: UInt64, _ bits: UInt64, wide: Bool) {
+        let page = physical >> 12
+        guard entry & bits != bits, isMemoryPage(page), s.pointee.page_flags[Int(page)] & 4 == 0 else { return }
+        roost_atomic_or(s.pointee.ram + Int(physical), bits, wide ? 8 : 4)
+        s.pointee.page_flags[Int(page)] |= 2
+        if s.pointee.page_flags[Int(page)] & 1 != 0 { codeWritten(physical, 8) }
+    }
+
+    // MARK: Flushing
+
+    /// Forgets every translation.
+    func flushTLB() {
+        let entries = Int(ROOST_TLB_ENTRIES) * Int(ROOST_TLB_CONTEXTS)
+        memset(s.pointee.tlb_contexts.0, 0xFF, entries * MemoryLayout<roost_tlb_entry>.stride)
+        flushFetch()
+        s.pointee.large_pages = 0
+        s.pointee.huge_pages = 0
+        s.pointee.address_space = 1
+        for n in 0..<16 { roost_pcid_tag_at(s, n).pointee = 0 }
+    }
+
+    private func flushFetch() { memset(s.pointee.fetch_tlb, 0xFF, 1024 * MemoryLayout<roost_tlb_entry>.stride) }
+
+    /// Leaves all translations that aren't global behind.
+    func newAddressSpace() {
+        let next = s.pointee.next_address_space &+ 1
+        if next >= 2048 {
+            flushTLB()
+            s.pointee.next_address_space = 1
+        } else {
+            s.pointee.next_address_space = next
+            s.pointee.address_space = next
+        }
+    }
+
+    /// INVLPG: forgets one page, in every address space.
+    func flushPage(_ linear: UInt64) {
+        flushFetch()
+        if s.pointee.huge_pages & (1 &<< ((linear >> 30) & 63)) != 0 { return flushRange(linear & ~0x3FFF_FFFF, 0x3FFF_FFFF) }
+        if s.pointee.large_pages & (1 &<< ((linear >> 22) & 63)) != 0 { return flushRange(linear & ~0x3F_FFFF, 0x3F_FFFF) }
+        for context in 0..<Int(ROOST_TLB_CONTEXTS) {
+            let entry = table(context) + Int(truncatingIfNeeded: (linear >> 12) & UInt64(ROOST_TLB_ENTRIES - 1))
+            if (entry.pointee.read_tag ^ linear) & ~0xFFF == 0 { forget(entry) }
+        }
+    }
+
+    private func flushRange(_ start: UInt64, _ mask: UInt64) {
+        let count = min(Int((mask &+ 1) >> 12), Int(ROOST_TLB_ENTRIES))
+        let first = Int(truncatingIfNeeded: (start >> 12) & UInt64(ROOST_TLB_ENTRIES - 1))
+        for context in 0..<Int(ROOST_TLB_CONTEXTS) {
+            for n in 0..<count {
+                let entry = table(context) + ((first + n) & Int(ROOST_TLB_ENTRIES - 1))
+                if (entry.pointee.read_tag ^ start) & ~mask == 0 { forget(entry) }
+            }
+        }
+    }
+
+    private func forget(_ entry: UnsafeMutablePointer<roost_tlb_entry>) {
+        entry.pointee.read_tag = ~0
+        entry.pointee.write_tag = ~0
+        entry.pointee.physical = 0
+    }
+
+    /// A page now holds decoded code: stores to it must be noticed.
+    func protectCodePage(_ page: UInt64) {
+        let entries = Int(ROOST_TLB_ENTRIES) * Int(ROOST_TLB_CONTEXTS)
+        let table = s.pointee.tlb_contexts.0!
+        for n in 0..<entries where table[n].physical >> 12 == page { table[n].write_tag = ~0 }
+    }
+}
