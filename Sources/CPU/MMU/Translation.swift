@@ -66,9 +66,9 @@ extension VCPU {
     @inline(__always)
     private func table(_ context: Int) -> UnsafeMutablePointer<roost_tlb_entry> {
         switch context {
-        case 0: s.pointee.tlb_contexts.0!
-        case 1: s.pointee.tlb_contexts.1!
-        default: s.pointee.tlb_contexts.2!
+        case 0: s.pointee.tlb_contexts.0.unsafelyUnwrapped
+        case 1: s.pointee.tlb_contexts.1.unsafelyUnwrapped
+        default: s.pointee.tlb_contexts.2.unsafelyUnwrapped
         }
     }
 
@@ -125,7 +125,7 @@ extension VCPU {
     @inline(__always)
     func translateFetch(_ linear: UInt64) throws(CPUException) -> UInt64 {
         let isUser = s.pointee.cpl == 3
-        let entry = s.pointee.fetch_tlb + Int(truncatingIfNeeded: (linear >> 12) & 511) + (isUser ? 512 : 0)
+        let entry = s.pointee.fetch_tlb.unsafelyUnwrapped + Int(truncatingIfNeeded: (linear >> 12) & 511) + (isUser ? 512 : 0)
         let tag = (linear & ~0xFFF) | UInt64(s.pointee.address_space)
         if entry.pointee.read_tag == tag { return entry.pointee.physical | linear & 0xFFF }
         return try translateFetchSlowly(linear, entry, tag)
@@ -271,15 +271,16 @@ extension VCPU {
     /// Forgets every translation.
     func flushTLB() {
         let entries = Int(ROOST_TLB_ENTRIES) * Int(ROOST_TLB_CONTEXTS)
-        memset(s.pointee.tlb_contexts.0, 0xFF, entries * MemoryLayout<roost_tlb_entry>.stride)
+        memset(s.pointee.tlb_contexts.0.unsafelyUnwrapped, 0xFF, entries * MemoryLayout<roost_tlb_entry>.stride)
         flushFetch()
         s.pointee.large_pages = 0
         s.pointee.huge_pages = 0
         s.pointee.address_space = 1
+        s.pointee.next_address_space = 1
         for n in 0..<16 { roost_pcid_tag_at(s, n).pointee = 0 }
     }
 
-    private func flushFetch() { memset(s.pointee.fetch_tlb, 0xFF, 1024 * MemoryLayout<roost_tlb_entry>.stride) }
+    private func flushFetch() { memset(s.pointee.fetch_tlb.unsafelyUnwrapped, 0xFF, 1024 * MemoryLayout<roost_tlb_entry>.stride) }
 
     /// Leaves all translations that aren't global behind.
     func newAddressSpace() {
@@ -324,7 +325,7 @@ extension VCPU {
     /// A page now holds decoded code: stores to it must be noticed.
     func protectCodePage(_ page: UInt64) {
         let entries = Int(ROOST_TLB_ENTRIES) * Int(ROOST_TLB_CONTEXTS)
-        let table = s.pointee.tlb_contexts.0!
+        let table = s.pointee.tlb_contexts.0.unsafelyUnwrapped
         for n in 0..<entries where table[n].physical >> 12 == page { table[n].write_tag = ~0 }
     }
 }

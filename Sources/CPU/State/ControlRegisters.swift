@@ -155,7 +155,7 @@ extension VCPU {
         if value > 15 { throw .generalProtection(0) }
         s.pointee.cr8 = value
         s.pointee.exit_kind = ExitKind.taskPriority.rawValue
-        s.pointee.exit_value = value << 4
+        s.pointee.exit_value = value
         s.pointee.exit_address = 0
         s.pointee.exit_size = 1
         throw .exit
@@ -175,7 +175,7 @@ extension VCPU {
             if !isCanonical(linear) { throw .generalProtection(0) }
             flushPage(linear)
         case 1:
-            let slot = roost_pcid_tag_at(s, Int(pcid & 15))
+            guard let slot = roost_pcid_tag_at(s, Int(pcid & 15)) else { return }
             if slot.pointee >> 16 == UInt32(truncatingIfNeeded: pcid) { slot.pointee = 0 }
             if !usesPCID || s.pointee.cr3 & 0xFFF == pcid {
                 newAddressSpace()

@@ -53,13 +53,6 @@ extension VCPU {
         s.pointee.cr0 & 0x4_0000 != 0 && s.pointee.rflags & 0x4_0000 != 0 && s.pointee.cpl == 3
     }
 
-    private var hasDataBreakpoints: Bool {
-        let dr7 = s.pointee.dr.7
-        if dr7 & 0xFF == 0 { return false }
-        for n in 0..<4 as Range<UInt64> where dr7 & (3 << (n * 2)) != 0 && dr7 & (1 << (16 + n * 4)) != 0 { return true }
-        return false
-    }
-
     /// Whether accesses through a segment need neither limit nor type checks.
     private func isFlat(_ n: Int, _ g: roost_segment) -> Bool {
         if g.limit != ~0 || g.attributes & 0x80 == 0 { return false }

@@ -1,0 +1,3 @@
+extension VCPU {
+    func executeVector(_ i: UnsafePointer<Instruction>) throws(CPUException) { throw .invalidOpcode }
+}
