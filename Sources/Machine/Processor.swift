@@ -20,9 +20,9 @@ package final class Processor: PowerControl, @unchecked Sendable {
     // thread in `run` only, and by set-up before it starts.
     private let wishes = Mutex(Wishes())
     private let wake = WakeFlag()
-    private let cpu: VirtualCPU
-    private let memory: GuestMemory
-    private let door: any Door
+    let cpu: VirtualCPU
+    let memory: GuestMemory
+    let door: any Door
     private var engine: (any Engine)?
     private var board: Board?
     private var clock: KVMClock
@@ -317,5 +317,6 @@ extension EntryState {
             unsafe state.pointee.efer = 0x500
             unsafe state.pointee.cr0 = 0x8000_0031
         }
+        vcpu.updateMode()
     }
 }
