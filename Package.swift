@@ -36,7 +36,9 @@ let package = Package(
         // The processor.
         .target(name: "CPU", dependencies: ["CHost", "HostOS", "GuestMemory", "DeviceModel"]),
         .target(name: "CHostExecutor", path: "Tests/CHostExecutor"),
-        .testTarget(name: "CPUTests", dependencies: ["CPU", "CHost", "CHostExecutor", "CZydis", "GuestMemory", "MachineTesting"]),
+        .testTarget(
+            name: "CPUTests",
+            dependencies: ["CPU", "CHost", "CHostExecutor", "CZydis", "GuestMemory", "MachineTesting"]),
 
         // Chips, buses, virtio.
         .target(name: "Devices", dependencies: ["DeviceModel", "GuestMemory"]),

@@ -37,7 +37,7 @@ struct Benchmarks {
         }
     }
 
-    static let all: [(name: String, measure: () throws -> [Figure])] = [
+    static let all: [(name: String, measure: @Sendable () throws -> [Figure])] = [
         ("loop", measureLoops),
         ("boot", BootBenchmark.measure),
         ("idle", BootBenchmark.measureIdle),
@@ -55,7 +55,8 @@ struct Benchmarks {
         try [(Loop.registers, 30.0), (Loop.memory, 20.0)].map { loop, least in
             let rate = try loop.rate(rounds: 3_000_000)
             return Figure(
-                name: "loop.\(loop.name) (interpreter)", value: rate, unit: "M insn/s", wanted: "at least \(Int(least))",
+                name: "loop.\(loop.name) (interpreter)", value: rate, unit: "M insn/s",
+                wanted: "at least \(Int(least))",
                 met: rate >= least)
         }
     }

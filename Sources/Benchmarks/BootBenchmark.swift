@@ -15,8 +15,11 @@ enum BootBenchmark {
             let append = "console=ttyS0 selfcheck.only=none"
             let seconds = try secondsToInit(
                 roost,
-                ["run", "--engine", "interpreter", "--kernel", kernel.image, "--initrd", initramfs, "--append", append,
-                    "--net", "none", "--no-reboot"])
+                [
+                    "run", "--engine", "interpreter", "--kernel", kernel.image, "--initrd", initramfs, "--append",
+                    append,
+                    "--net", "none", "--no-reboot",
+                ])
             figures.append(
                 Figure(
                     name: "boot.\(flavor.rawValue) to user space (interpreter)", value: seconds, unit: "s",
@@ -24,10 +27,14 @@ enum BootBenchmark {
             if FileManager.default.isExecutableFile(atPath: qemu) {
                 let peer = try secondsToInit(
                     qemu,
-                    ["-accel", "tcg", "-m", "512", "-kernel", kernel.image, "-initrd", initramfs, "-append", append,
-                        "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"])
+                    [
+                        "-accel", "tcg", "-m", "512", "-kernel", kernel.image, "-initrd", initramfs, "-append", append,
+                        "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio",
+                    ])
                 figures.append(
-                    Figure(name: "boot.\(flavor.rawValue) to user space (QEMU TCG)", value: peer, unit: "s", wanted: "", met: nil))
+                    Figure(
+                        name: "boot.\(flavor.rawValue) to user space (QEMU TCG)", value: peer, unit: "s", wanted: "",
+                        met: nil))
             }
         }
         return figures
@@ -44,8 +51,10 @@ enum BootBenchmark {
         var overhead = 0.0
         _ = try ChildProcess.run(
             roost,
-            ["run", "--engine", "interpreter", "--kernel", kernel.image, "--initrd", initramfs, "--memory", "512M",
-                "--append", "console=ttyS0 selfcheck.only=none selfcheck.end=sleep", "--net", "none"],
+            [
+                "run", "--engine", "interpreter", "--kernel", kernel.image, "--initrd", initramfs, "--memory", "512M",
+                "--append", "console=ttyS0 selfcheck.only=none selfcheck.end=sleep", "--net", "none",
+            ],
             environment: ProcessInfo.processInfo.environment,
             line: { if $0.contains("SELFCHECK DONE") { asleep = .now } },
             proceed: {
@@ -63,7 +72,9 @@ enum BootBenchmark {
                 return false
             })
         return [
-            Figure(name: "idle.processor share of a halted guest", value: share, unit: "%", wanted: "under 3", met: share < 3),
+            Figure(
+                name: "idle.processor share of a halted guest", value: share, unit: "%", wanted: "under 3",
+                met: share < 3),
             Figure(
                 name: "idle.memory beyond the guest's RAM", value: overhead, unit: "MiB", wanted: "under 64",
                 met: overhead > 0 && overhead < 64),
@@ -94,7 +105,8 @@ enum BootBenchmark {
                 if $0.contains("SELFCHECK BEGIN"), reached == nil { reached = ContinuousClock.now - start }
             }, proceed: { reached == nil && ContinuousClock.now - start < .seconds(300) })
         guard let reached else {
-            throw Unmeasured(description: "\(program) did not get there; it ended with: \(lines.suffix(3).joined(separator: " | "))")
+            throw Unmeasured(
+                description: "\(program) did not get there; it ended with: \(lines.suffix(3).joined(separator: " | "))")
         }
         return Double(reached.components.seconds) + Double(reached.components.attoseconds) / 1e18
     }
@@ -122,7 +134,8 @@ enum BootBenchmark {
         var total = 0.0
         var isGuest = false
         for line in text.split(separator: "\n") {
-            if line.contains("-") && line.first.map({ $0.isHexDigit }) == true && line.split(separator: " ").count >= 5 {
+            if line.contains("-") && line.first.map({ $0.isHexDigit }) == true && line.split(separator: " ").count >= 5
+            {
                 isGuest = line.contains("guest-ram")
             } else if line.hasPrefix("Rss:"), !isGuest {
                 total += Double(line.split(separator: " ")[1]) ?? 0

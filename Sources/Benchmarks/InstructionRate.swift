@@ -56,7 +56,8 @@ struct Loop {
             let clock = ContinuousClock()
             let start = clock.now
             while interpreter.run() != .halt {}
-            let seconds = Double((clock.now - start).components.attoseconds) / 1e18
+            let seconds =
+                Double((clock.now - start).components.attoseconds) / 1e18
                 + Double((clock.now - start).components.seconds)
             rates.append(Double(cpu.state.pointee.instructions - before) / seconds / 1e6)
         }

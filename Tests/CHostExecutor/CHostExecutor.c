@@ -18,7 +18,10 @@ extern void host_executor_enter(host_executor_state *state);
 extern char host_executor_leave[];
 
 
-static void on_signal(int number, siginfo_t *info, void *context) {
+// Entered first: POPF may have set AC, and the handler's unaligned accesses would fault.
+void host_executor_signal(int number, siginfo_t *info, void *context);
+
+__attribute__((used)) void host_executor_on_signal(int number, siginfo_t *info, void *context) {
     ucontext_t *u = context;
     host_executor_state *s = active;
     if (!s || gettid() != active_thread) {
@@ -70,6 +73,10 @@ static uint64_t near_target __asm__("host_executor_near") __attribute__((used));
 
 __asm__(
     ".text\n"
+    ".globl host_executor_signal\n"
+    "host_executor_signal:\n"
+    "  pushfq\n  andl $0xfffbffff, (%rsp)\n  popfq\n"
+    "  jmp host_executor_on_signal\n"
     ".globl host_executor_enter\n"
     "host_executor_enter:\n"
     "  pushq %rbx\n  pushq %rbp\n  pushq %r12\n  pushq %r13\n  pushq %r14\n  pushq %r15\n"
@@ -107,7 +114,7 @@ static void install(void) {
     installed = 1;
     struct sigaction action;
     memset(&action, 0, sizeof action);
-    action.sa_sigaction = on_signal;
+    action.sa_sigaction = host_executor_signal;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     int numbers[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP };
     for (int n = 0; n < 5; n++) sigaction(numbers[n], &action, &previous[numbers[n]]);

@@ -22,6 +22,15 @@ enum {
         *flags = f & ROOST_FLAGS;                                                                       \
         return (uint64_t)x;                                                                             \
     } while (0)
+// The same where flags that the instruction leaves undefined keep what they were.
+#define ROOST_KEEPING(T, insn)                                                                          \
+    do {                                                                                                \
+        T x = (T)a; uint32_t f = *flags;                                                                \
+        __asm__("addb $0x7f, %%al\n\tsahf\n\t" insn " %[b], %[x]\n\tlahf\n\tseto %%al"                  \
+                : [x] "+&r"(x), "+&a"(f) : [b] "r"((T)b) : "cc");                                        \
+        *flags = f & ROOST_FLAGS;                                                                       \
+        return (uint64_t)x;                                                                             \
+    } while (0)
 // The same with carry in from the flags (adc, sbb), or carry preserved (inc, dec).
 #define ROOST_BINARY_CARRY(T, insn)                                                                     \
     do {                                                                                                \
@@ -157,9 +166,10 @@ ROOST_INLINE uint64_t roost_double_shift(int right, uint32_t size, uint64_t a, u
 // MUL and IMUL with one operand: low half returned, high half through `high` (for bytes: AX is returned, high unused).
 #define ROOST_MULTIPLY(T, insn)                                                                         \
     do {                                                                                                \
-        uint64_t f = a, low, top = 0;                                                                   \
-        __asm__(insn " %[b]\n\tmovq %%rax, %[l]\n\tlahf\n\tseto %%al"                                    \
-                : "+&a"(f), [l] "=&r"(low), "+&d"(top) : [b] "r"((T)b) : "cc");                          \
+        uint64_t f = *flags, low = a, top = 0;                                                          \
+        __asm__("addb $0x7f, %%al\n\tsahf\n\tmovq %[l], %%rax\n\t" insn " %[b]\n\t"                      \
+                "movq %%rax, %[l]\n\tlahf\n\tseto %%al"                                                 \
+                : "+&a"(f), [l] "+&r"(low), "+&d"(top) : [b] "r"((T)b) : "cc");                          \
         *flags = (uint32_t)f & ROOST_FLAGS;                                                             \
         *high = (T)top;                                                                                 \
         return low;                                                                                     \
@@ -200,15 +210,15 @@ enum { ROOST_IMUL2, ROOST_BSF, ROOST_BSR, ROOST_TZCNT, ROOST_LZCNT, ROOST_POPCNT
     }
 ROOST_INLINE uint64_t roost_bits(uint32_t op, uint32_t size, uint64_t a, uint64_t b, uint32_t *flags) {
     switch (op) {
-    case ROOST_IMUL2: ROOST_BY_WORD(ROOST_BINARY, "imul")
-    case ROOST_BSF: ROOST_BY_WORD(ROOST_BINARY, "bsf")
-    case ROOST_BSR: ROOST_BY_WORD(ROOST_BINARY, "bsr")
-    case ROOST_TZCNT: ROOST_BY_WORD(ROOST_BINARY, "tzcnt")
-    case ROOST_LZCNT: ROOST_BY_WORD(ROOST_BINARY, "lzcnt")
-    case ROOST_POPCNT: ROOST_BY_WORD(ROOST_BINARY, "popcnt")
-    case ROOST_BLSI: ROOST_BY_LONG(ROOST_BINARY, "blsi")
-    case ROOST_BLSMSK: ROOST_BY_LONG(ROOST_BINARY, "blsmsk")
-    case ROOST_BLSR: ROOST_BY_LONG(ROOST_BINARY, "blsr")
+    case ROOST_IMUL2: ROOST_BY_WORD(ROOST_KEEPING, "imul")
+    case ROOST_BSF: ROOST_BY_WORD(ROOST_KEEPING, "bsf")
+    case ROOST_BSR: ROOST_BY_WORD(ROOST_KEEPING, "bsr")
+    case ROOST_TZCNT: ROOST_BY_WORD(ROOST_KEEPING, "tzcnt")
+    case ROOST_LZCNT: ROOST_BY_WORD(ROOST_KEEPING, "lzcnt")
+    case ROOST_POPCNT: ROOST_BY_WORD(ROOST_KEEPING, "popcnt")
+    case ROOST_BLSI: ROOST_BY_LONG(ROOST_KEEPING, "blsi")
+    case ROOST_BLSMSK: ROOST_BY_LONG(ROOST_KEEPING, "blsmsk")
+    case ROOST_BLSR: ROOST_BY_LONG(ROOST_KEEPING, "blsr")
     }
     return a;
 }

@@ -129,7 +129,8 @@ public struct Decoder {
     @inline(__always)
     private mutating func match(_ opcode: UInt8, _ map: Int, _ prefix: Int, _ i: inout Instruction) -> Bool {
         let table = InstructionTable.shared
-        var candidate = Int(table.chains[InstructionTable.Parsed.slot(vex: vex ? 1 : 0, prefix: prefix, map: map, opcode: opcode)])
+        var candidate = Int(
+            table.chains[InstructionTable.Parsed.slot(vex: vex ? 1 : 0, prefix: prefix, map: map, opcode: opcode)])
         var modRM: UInt8 = 0
         var hasModRM = false
         while true {
@@ -152,7 +153,11 @@ public struct Decoder {
             if vex || attributes.contains(.w1) || attributes.contains(.w0) {
                 if attributes.contains(vexL ? .l0 : .l1) || attributes.contains(wide ? .w0 : .w1) { continue }
             }
-            if opcode == 0x90 && map == 0 && rex & 1 != 0 && row.pointee.operation == .nop { continue }
+            if opcode == 0x90 && map == 0 && rex & 1 != 0
+                && (row.pointee.operation == .nop || row.pointee.operation == .pause)
+            {
+                continue
+            }
             return finish(row, number, opcode, map, attributes.contains(.modRM) ? modRM : nil, &i)
         }
     }

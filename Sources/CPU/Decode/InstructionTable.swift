@@ -68,7 +68,9 @@ public enum InstructionTable {
         private static func index(_ rows: [InstructionRow]) -> [[UInt16]] {
             var lists = [[UInt16]](repeating: [], count: 8192)
             // Rows of one prefix before those of any; whole ModRM bytes before digits.
-            let order = rows.indices.sorted { weight(rows[$0]) < weight(rows[$1]) || (weight(rows[$0]) == weight(rows[$1]) && $0 < $1) }
+            let order = rows.indices.sorted {
+                weight(rows[$0]) < weight(rows[$1]) || (weight(rows[$0]) == weight(rows[$1]) && $0 < $1)
+            }
             for n in order {
                 let row = rows[n]
                 let vex = row.attributes.contains(.vex) ? 1 : 0
@@ -83,7 +85,8 @@ public enum InstructionTable {
                 let registers = row.attributes.contains(.opcodeRegister) ? 8 : 1
                 for prefix in prefixes {
                     for r in 0..<registers {
-                        lists[slot(vex: vex, prefix: prefix, map: Int(row.map), opcode: row.opcode + UInt8(r))].append(UInt16(n))
+                        lists[slot(vex: vex, prefix: prefix, map: Int(row.map), opcode: row.opcode + UInt8(r))].append(
+                            UInt16(n))
                     }
                 }
             }

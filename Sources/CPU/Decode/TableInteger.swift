@@ -238,7 +238,7 @@ extension InstructionTable {
         C9 LEAVE - d64 v
         62 BOUND Gv,Ma i64
         CE INTO - i64
-        0F.0D PREFETCHW Ev op=prefetch
+        0F.0D PREFETCHW Mb op=prefetch
         0F.18 PREFETCH Ev
         0F.19 NOP Ev
         0F.1A NOP Ev

@@ -57,7 +57,11 @@ struct TableParser {
         var kinds: [OperandKind] = []
         if columns[2] != "-" {
             for word in columns[2].split(separator: ",") {
-                if let kind = self.kinds[String(word)] { kinds.append(kind) } else { complaints.append("\(word) in \(columns)") }
+                if let kind = self.kinds[String(word)] {
+                    kinds.append(kind)
+                } else {
+                    complaints.append("\(word) in \(columns)")
+                }
             }
         }
         while kinds.count < 4 { kinds.append(.none) }
@@ -79,7 +83,11 @@ struct TableParser {
         } else if word.hasPrefix("op=") {
             row.operation = operations[word.dropFirst(3).lowercased()] ?? .invalid
         } else if word.hasPrefix("+") {
-            if let feature = features[String(word.dropFirst())] { row.feature = feature } else { complaints.append("\(word)") }
+            if let feature = features[String(word.dropFirst())] {
+                row.feature = feature
+            } else {
+                complaints.append("\(word)")
+            }
         } else if word.hasPrefix("seg") {
             row.segmentRegister = UInt8(word.dropFirst(3)) ?? 0
         } else {
@@ -94,7 +102,8 @@ struct TableParser {
             row.mandatoryPrefix = 0
             rest = rest.dropFirst()
         }
-        for (prefix, value) in [("NP.", UInt8(0)), ("66.", 0x66), ("F3.", 0xF3), ("F2.", 0xF2)] where rest.hasPrefix(prefix) {
+        for (prefix, value) in [("NP.", UInt8(0)), ("66.", 0x66), ("F3.", 0xF3), ("F2.", 0xF2)]
+        where rest.hasPrefix(prefix) {
             row.mandatoryPrefix = value
             rest = rest.dropFirst(3)
             break

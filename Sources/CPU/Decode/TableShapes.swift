@@ -43,7 +43,8 @@ enum TableShapes {
             if !words.contains("packed"), let opcode = UInt8(at, radix: 16) {
                 let scalar = String(opcode + 1, radix: 16, uppercase: true)
                 rows += [
-                    "V66.0F38.\(scalar) \(name)SS Vdq,Hdq,Wd W0 +fma", "V66.0F38.\(scalar) \(name)SD Vdq,Hdq,Wq W1 +fma",
+                    "V66.0F38.\(scalar) \(name)SS Vdq,Hdq,Wd W0 +fma",
+                    "V66.0F38.\(scalar) \(name)SD Vdq,Hdq,Wq W1 +fma",
                 ]
             }
             return rows

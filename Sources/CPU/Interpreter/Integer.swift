@@ -291,7 +291,7 @@ extension VCPU {
         var high = gpr[2]
         let equal: Bool
         if wide {
-            if offset &+ roost_effective_base_at(s, segment).pointee & 15 != 0 { throw .generalProtection(0) }
+            if (offset &+ roost_effective_base_at(s, segment).pointee) & 15 != 0 { throw .generalProtection(0) }
             let host: UnsafeMutablePointer<UInt64>? = try hostPointerForUpdate(segment, offset)
             if let host {
                 equal = roost_cmpxchg16b(host, &low, &high, gpr[3], gpr[1]) != 0

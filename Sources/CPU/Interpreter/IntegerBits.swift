@@ -14,7 +14,9 @@ extension VCPU {
         let size = i.pointee.operandSize
         if i.pointee.rm != Instruction.none {
             switch size {
-            case 8: writeRegister(i.pointee.rm, roost_shift(op, 8, readRegister(i.pointee.rm), count, &s.pointee.arithmetic_flags))
+            case 8:
+                writeRegister(
+                    i.pointee.rm, roost_shift(op, 8, readRegister(i.pointee.rm), count, &s.pointee.arithmetic_flags))
             case 4:
                 let value = UInt64(readRegister(i.pointee.rm, as: UInt32.self))
                 writeRegister(

@@ -34,7 +34,7 @@ extension VCPU {
         if size == 1 {
             let dividend = gpr[0] & 0xFFFF
             if divisor == 0 || dividend / divisor > 0xFF { throw .divideError }
-            writeRegister(0, UInt16(truncatingIfNeeded: dividend / divisor | dividend % divisor << 8))
+            writeRegister(0, UInt16(truncatingIfNeeded: (dividend / divisor) | (dividend % divisor) << 8))
             return
         }
         let mask: UInt64 = size == 8 ? ~0 : size == 4 ? 0xFFFF_FFFF : 0xFFFF
@@ -91,7 +91,8 @@ extension VCPU {
             if quotient != Int64(Int8(truncatingIfNeeded: quotient)) { throw .divideError }
             writeRegister(
                 0,
-                UInt16(UInt8(truncatingIfNeeded: quotient)) | UInt16(UInt8(truncatingIfNeeded: dividend % divisor)) << 8)
+                UInt16(UInt8(truncatingIfNeeded: quotient)) | UInt16(UInt8(truncatingIfNeeded: dividend % divisor)) << 8
+            )
         }
     }
 

@@ -80,7 +80,8 @@ extension VCPU {
                     careful = true
                 }
             }
-            careful = careful || s.pointee.rflags & 0x100 != 0 || s.pointee.slow_memory != 0 || s.pointee.dr.7 & 0xFF != 0
+            careful =
+                careful || s.pointee.rflags & 0x100 != 0 || s.pointee.slow_memory != 0 || s.pointee.dr.7 & 0xFF != 0
             let goesOn = careful ? runOne() : runBlock()
             if !goesOn { return takeExit() }
         }
@@ -131,7 +132,8 @@ extension VCPU {
                 throw .generalProtection(0)
             }
             if !answered && s.pointee.dr.7 & 0xFF != 0 && s.pointee.rflags & 0x10000 == 0 {
-                let linear = (s.pointee.rip &+ roost_effective_base_at(s, Int(ROOST_CS)).pointee) & s.pointee.linear_mask
+                let linear =
+                    (s.pointee.rip &+ roost_effective_base_at(s, Int(ROOST_CS)).pointee) & s.pointee.linear_mask
                 if instructionBreakpoint(at: linear) { throw .debug }
             }
             let block = try findBlock()

@@ -36,7 +36,8 @@ extension VCPU {
     private func cpuid() {
         var (a, b, c, d): (UInt32, UInt32, UInt32, UInt32) = (0, 0, 0, 0)
         if let table = s.pointee.cpuid_table {
-            CPUIDTable.look(table, Int(s.pointee.cpuid_count), UInt32(truncatingIfNeeded: gpr[0]),
+            CPUIDTable.look(
+                table, Int(s.pointee.cpuid_count), UInt32(truncatingIfNeeded: gpr[0]),
                 UInt32(truncatingIfNeeded: gpr[1]), &a, &b, &c, &d)
         }
         let leaf = UInt32(truncatingIfNeeded: gpr[0])

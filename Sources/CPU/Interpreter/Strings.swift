@@ -102,9 +102,13 @@ extension VCPU {
         switch size {
         case 1: target.update(repeating: UInt8(truncatingIfNeeded: value), count: count)
         case 2:
-            for n in 0..<count { raw.storeBytes(of: UInt16(truncatingIfNeeded: value), toByteOffset: n * 2, as: UInt16.self) }
+            for n in 0..<count {
+                raw.storeBytes(of: UInt16(truncatingIfNeeded: value), toByteOffset: n * 2, as: UInt16.self)
+            }
         case 4:
-            for n in 0..<count { raw.storeBytes(of: UInt32(truncatingIfNeeded: value), toByteOffset: n * 4, as: UInt32.self) }
+            for n in 0..<count {
+                raw.storeBytes(of: UInt32(truncatingIfNeeded: value), toByteOffset: n * 4, as: UInt32.self)
+            }
         default: for n in 0..<count { raw.storeBytes(of: value, toByteOffset: n * 8, as: UInt64.self) }
         }
     }

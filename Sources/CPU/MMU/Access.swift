@@ -27,7 +27,9 @@ extension VCPU {
     func load<T: GuestInteger>(_ segment: Int, _ offset: UInt64, as type: T.Type = T.self) throws(CPUException) -> T {
         let linear = linearAddress(segment, offset)
         let entry = slot(linear)
-        if entry.pointee.read_tag == tag(linear, MemoryLayout<T>.size) && roost_segment_check_at(s, segment).pointee == 0 {
+        if entry.pointee.read_tag == tag(linear, MemoryLayout<T>.size)
+            && roost_segment_check_at(s, segment).pointee == 0
+        {
             return hostPointer(linear &+ entry.pointee.addend).loadUnaligned(as: T.self)
         }
         return T(truncatingIfNeeded: try loadSlowly(segment, offset, MemoryLayout<T>.size))
@@ -38,7 +40,9 @@ extension VCPU {
     func store<T: GuestInteger>(_ segment: Int, _ offset: UInt64, _ value: T) throws(CPUException) {
         let linear = linearAddress(segment, offset)
         let entry = slot(linear)
-        if entry.pointee.write_tag == tag(linear, MemoryLayout<T>.size) && roost_segment_check_at(s, segment).pointee == 0 {
+        if entry.pointee.write_tag == tag(linear, MemoryLayout<T>.size)
+            && roost_segment_check_at(s, segment).pointee == 0
+        {
             hostPointer(linear &+ entry.pointee.addend).storeBytes(of: value, as: T.self)
             return
         }
@@ -52,7 +56,9 @@ extension VCPU {
         let linear = try checkedLinear(segment, offset, MemoryLayout<T>.size, write: true)
         let first = try translate(linear, write: true)
         let room = 4096 - Int(linear & 4095)
-        if MemoryLayout<T>.size > room { _ = try translate((linear &+ UInt64(room)) & s.pointee.linear_mask, write: true) }
+        if MemoryLayout<T>.size > room {
+            _ = try translate((linear &+ UInt64(room)) & s.pointee.linear_mask, write: true)
+        }
         _ = first
         return T(truncatingIfNeeded: try loadLinearSlowly(linear, MemoryLayout<T>.size, supervisor: false))
     }
@@ -64,7 +70,9 @@ extension VCPU {
     ) throws(CPUException) -> UnsafeMutablePointer<T>? {
         let linear = linearAddress(segment, offset)
         let entry = slot(linear)
-        if entry.pointee.write_tag == tag(linear, MemoryLayout<T>.size) && roost_segment_check_at(s, segment).pointee == 0 {
+        if entry.pointee.write_tag == tag(linear, MemoryLayout<T>.size)
+            && roost_segment_check_at(s, segment).pointee == 0
+        {
             return hostPointer(linear &+ entry.pointee.addend).assumingMemoryBound(to: T.self)
         }
         return try updatePointerSlowly(segment, offset, MemoryLayout<T>.size)?.assumingMemoryBound(to: T.self)
@@ -162,7 +170,8 @@ extension VCPU {
         let room = 4096 - Int(linear & 4095)
         let physical = try translate(linear, write: false, supervisor: supervisor)
         if size <= room { return try loadPhysical(physical, size) }
-        let second = try translate((linear &+ UInt64(room)) & s.pointee.linear_mask, write: false, supervisor: supervisor)
+        let second = try translate(
+            (linear &+ UInt64(room)) & s.pointee.linear_mask, write: false, supervisor: supervisor)
         let low = try loadPieces(physical, room)
         let high = try loadPieces(second, size - room)
         return low | high << UInt64(room * 8)
@@ -174,7 +183,8 @@ extension VCPU {
         let room = 4096 - Int(linear & 4095)
         let physical = try translate(linear, write: true, supervisor: supervisor)
         if size <= room { return try storePhysical(physical, value, size) }
-        let second = try translate((linear &+ UInt64(room)) & s.pointee.linear_mask, write: true, supervisor: supervisor)
+        let second = try translate(
+            (linear &+ UInt64(room)) & s.pointee.linear_mask, write: true, supervisor: supervisor)
         for n in 0..<size {
             let at = n < room ? physical &+ UInt64(n) : second &+ UInt64(n - room)
             try storePhysical(at, (value >> UInt64(n * 8)) & 0xFF, 1)

@@ -51,9 +51,11 @@ extension VCPU {
         }
         s.pointee.tlb_misses &+= 1
         if s.pointee.cr0 & 0x8000_0000 == 0 {
-            fill(entry, tag, linear, Translation(
-                physical: linear & 0xFFFF_FFFF, user: true, writable: true, dirty: true, executeDisable: false,
-                global: false, shift: 12, key: 0), writable: true)
+            fill(
+                entry, tag, linear,
+                Translation(
+                    physical: linear & 0xFFFF_FFFF, user: true, writable: true, dirty: true, executeDisable: false,
+                    global: false, shift: 12, key: 0), writable: true)
             return linear & 0xFFFF_FFFF
         }
         let isUser = context == Int(ROOST_TLB_USER)
@@ -125,7 +127,8 @@ extension VCPU {
     @inline(__always)
     func translateFetch(_ linear: UInt64) throws(CPUException) -> UInt64 {
         let isUser = s.pointee.cpl == 3
-        let entry = s.pointee.fetch_tlb.unsafelyUnwrapped + Int(truncatingIfNeeded: (linear >> 12) & 511) + (isUser ? 512 : 0)
+        let entry =
+            s.pointee.fetch_tlb.unsafelyUnwrapped + Int(truncatingIfNeeded: (linear >> 12) & 511) + (isUser ? 512 : 0)
         let tag = (linear & ~0xFFF) | UInt64(s.pointee.address_space)
         if entry.pointee.read_tag == tag { return entry.pointee.physical | linear & 0xFFF }
         return try translateFetchSlowly(linear, entry, tag)
@@ -169,7 +172,8 @@ extension VCPU {
         var shift: UInt64
         var at: UInt64
         var result = Translation(
-            physical: 0, user: true, writable: true, dirty: false, executeDisable: false, global: false, shift: 12, key: 0)
+            physical: 0, user: true, writable: true, dirty: false, executeDisable: false, global: false, shift: 12,
+            key: 0)
         let noExecute = s.pointee.efer & 0x800 != 0
         if s.pointee.long_mode != 0 {
             shift = s.pointee.cr4 & 0x1000 != 0 ? 48 : 39
@@ -280,7 +284,9 @@ extension VCPU {
         for n in 0..<16 { roost_pcid_tag_at(s, n).pointee = 0 }
     }
 
-    private func flushFetch() { memset(s.pointee.fetch_tlb.unsafelyUnwrapped, 0xFF, 1024 * MemoryLayout<roost_tlb_entry>.stride) }
+    private func flushFetch() {
+        memset(s.pointee.fetch_tlb.unsafelyUnwrapped, 0xFF, 1024 * MemoryLayout<roost_tlb_entry>.stride)
+    }
 
     /// Leaves all translations that aren't global behind.
     func newAddressSpace() {
@@ -297,8 +303,12 @@ extension VCPU {
     /// INVLPG: forgets one page, in every address space.
     func flushPage(_ linear: UInt64) {
         flushFetch()
-        if s.pointee.huge_pages & (1 &<< ((linear >> 30) & 63)) != 0 { return flushRange(linear & ~0x3FFF_FFFF, 0x3FFF_FFFF) }
-        if s.pointee.large_pages & (1 &<< ((linear >> 22) & 63)) != 0 { return flushRange(linear & ~0x3F_FFFF, 0x3F_FFFF) }
+        if s.pointee.huge_pages & (1 &<< ((linear >> 30) & 63)) != 0 {
+            return flushRange(linear & ~0x3FFF_FFFF, 0x3FFF_FFFF)
+        }
+        if s.pointee.large_pages & (1 &<< ((linear >> 22) & 63)) != 0 {
+            return flushRange(linear & ~0x3F_FFFF, 0x3F_FFFF)
+        }
         for context in 0..<Int(ROOST_TLB_CONTEXTS) {
             let entry = table(context) + Int(truncatingIfNeeded: (linear >> 12) & UInt64(ROOST_TLB_ENTRIES - 1))
             if (entry.pointee.read_tag ^ linear) & ~0xFFF == 0 { forget(entry) }

@@ -115,10 +115,13 @@ public struct CPUModel: Sendable {
     private static let v3 =
         v2 + ["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave", "xsaveopt", "xgetbv1"]
     private static let server =
-        v3 + ["aes", "pclmulqdq", "rdrand", "rdseed", "fsgsbase", "smep", "smap", "erms", "invpcid", "pcid", "adx",
-            "clflushopt", "xsavec", "3dnowprefetch", "pdpe1gb"]
+        v3 + [
+            "aes", "pclmulqdq", "rdrand", "rdseed", "fsgsbase", "smep", "smap", "erms", "invpcid", "pcid", "adx",
+            "clflushopt", "xsavec", "3dnowprefetch", "pdpe1gb",
+        ]
     private static let pentium3 = [
-        "fpu", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "apic", "sep", "mtrr", "pge", "mca", "cmov", "pat", "pse36",
+        "fpu", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "apic", "sep", "mtrr", "pge", "mca", "cmov", "pat",
+        "pse36",
         "mmx", "fxsr", "sse",
     ]
 
@@ -148,16 +151,22 @@ public struct CPUModel: Sendable {
 
     /// What the host has, as far as Roost knows it.
     public static let host: CPUModel = {
-        let always: Set<String> = ["x2apic", "tsc_deadline_timer", "hypervisor", "pcid", "invpcid", "constant_tsc", "smap",
-            "smep", "rdrand", "rdseed", "fsgsbase", "pku", "xgetbv1", "pdpe1gb", "erms", "clflushopt", "clwb", "rdtscp"]
+        let always: Set<String> = [
+            "x2apic", "tsc_deadline_timer", "hypervisor", "pcid", "invpcid", "constant_tsc", "smap",
+            "smep", "rdrand", "rdseed", "fsgsbase", "pku", "xgetbv1", "pdpe1gb", "erms", "clflushopt", "clwb", "rdtscp",
+        ]
         let never: Set<String> = ["la57"]
         let names = bits.filter { !never.contains($0.name) && (hostHas($0) || always.contains($0.name)) }.map(\.name)
         let vendor = cpuid(0, 0)
         var text: [UInt8] = []
-        for register in [1, 3, 2] { for b in 0..<4 { text.append(UInt8(truncatingIfNeeded: vendor[register] >> UInt32(b * 8))) } }
+        for register in [1, 3, 2] {
+            for b in 0..<4 { text.append(UInt8(truncatingIfNeeded: vendor[register] >> UInt32(b * 8))) }
+        }
         var brand: [UInt8] = []
         for leaf in 0x8000_0002...0x8000_0004 as ClosedRange<UInt32> {
-            for word in cpuid(leaf, 0) { for b in 0..<4 { brand.append(UInt8(truncatingIfNeeded: word >> UInt32(b * 8))) } }
+            for word in cpuid(leaf, 0) {
+                for b in 0..<4 { brand.append(UInt8(truncatingIfNeeded: word >> UInt32(b * 8))) }
+            }
         }
         return CPUModel(
             name: "host", names: names, vendor: String(decoding: text, as: UTF8.self), signature: cpuid(1, 0)[0],

@@ -141,7 +141,9 @@ extension VCPU {
         if value & 0x2_0000 != 0 && old & 0x2_0000 == 0 {
             if s.pointee.long_mode == 0 || s.pointee.cr3 & 0xFFF != 0 { throw .generalProtection(0) }
         }
-        if s.pointee.long_mode == 0 && value & 0x20 != 0 && s.pointee.cr0 & 0x8000_0000 != 0 && (value ^ old) & 0xB0 != 0 {
+        if s.pointee.long_mode == 0 && value & 0x20 != 0 && s.pointee.cr0 & 0x8000_0000 != 0
+            && (value ^ old) & 0xB0 != 0
+        {
             try loadPageDirectoryPointers(s.pointee.cr3)
         }
         s.pointee.cr4 = value

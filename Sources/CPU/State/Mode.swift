@@ -115,7 +115,8 @@ extension VCPU {
         for n in 0..<8 {
             segment(n).pointee = roost_segment(base: 0, limit: 0xFFFF, selector: 0, attributes: 0x93)
         }
-        segment(Int(ROOST_CS)).pointee = roost_segment(base: 0xFFFF_0000, limit: 0xFFFF, selector: 0xF000, attributes: 0x9B)
+        segment(Int(ROOST_CS)).pointee = roost_segment(
+            base: 0xFFFF_0000, limit: 0xFFFF, selector: 0xF000, attributes: 0x9B)
         segment(Int(ROOST_LDTR)).pointee.attributes = 0x82
         segment(Int(ROOST_TR)).pointee.attributes = 0x8B
         s.pointee.gdtr_base = 0

@@ -14,7 +14,7 @@ typedef struct {
     uint64_t error_code;      // out
     uint64_t fault_address;   // out: CR2 of a page fault
     uint64_t padding[3];
-    uint8_t xsave[1088] __attribute__((aligned(64)));  // standard format: x87, SSE, AVX (legacy 512, header 64, YMM 256)
+    uint8_t xsave[1088];      // the whole is allocated on 64 bytes; standard format: x87, SSE, AVX (legacy 512, header 64, YMM 256)
 } host_executor_state;
 
 static inline uint8_t *host_executor_xsave(host_executor_state *s) { return s->xsave; }

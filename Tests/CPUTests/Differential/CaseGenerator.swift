@@ -42,6 +42,10 @@ struct CaseGenerator {
             var bytes = row.usesVEX ? vexBytes(row) : legacyBytes(row)
             bytes += (0..<16).map { _ in UInt8(truncatingIfNeeded: random.next()) }
             guard let i = decode(bytes), i.row == number else { continue }
+            // A branch into itself would go round for ever.
+            if i.form == .relative && i.immediate < 0 && i.immediate >= -16 { continue }
+            // Processors disagree about operand-size prefixes on near branches in 64-bit mode.
+            if i.attributesOfRow.contains(.branch) && i.prefixes.contains(.operandSize) { continue }
             return Encoding(bytes: Array(bytes.prefix(Int(i.length))), instruction: i)
         }
         return nil
@@ -57,11 +61,11 @@ struct CaseGenerator {
 
     private mutating func legacyBytes(_ row: InstructionRow) -> [UInt8] {
         var bytes: [UInt8] = []
-        if row.mandatoryPrefix == 0 && random.chance(1, in: 5) { bytes.append(0x66) }
+        if (row.mandatoryPrefix == 0 || row.mandatoryPrefix == 0xFF) && random.chance(1, in: 5) { bytes.append(0x66) }
         if random.chance(1, in: 16) { bytes.append(0x67) }
         if row.attributes.contains(.lockable) && random.chance(1, in: 6) { bytes.append(0xF0) }
         if row.isString && random.chance(1, in: 2) { bytes.append(random.chance(1, in: 2) ? 0xF3 : 0xF2) }
-        if row.mandatoryPrefix != 0 { bytes.append(row.mandatoryPrefix) }
+        if row.mandatoryPrefix != 0 && row.mandatoryPrefix != 0xFF { bytes.append(row.mandatoryPrefix) }
         if !compatibility && random.chance(2, in: 3) {
             bytes.append(0x40 | UInt8(random.below(16)))
         }
@@ -77,7 +81,8 @@ struct CaseGenerator {
     }
 
     private mutating func vexBytes(_ row: InstructionRow) -> [UInt8] {
-        let pp: UInt8 = row.mandatoryPrefix == 0x66 ? 1 : row.mandatoryPrefix == 0xF3 ? 2 : row.mandatoryPrefix == 0xF2 ? 3 : 0
+        let pp: UInt8 =
+            row.mandatoryPrefix == 0x66 ? 1 : row.mandatoryPrefix == 0xF3 ? 2 : row.mandatoryPrefix == 0xF2 ? 3 : 0
         let inverted: UInt8 = compatibility ? 0xE0 : UInt8(random.below(8)) << 5
         let w = UInt8(random.below(2)) << 7
         let l = UInt8(random.below(2)) << 2
@@ -93,7 +98,7 @@ struct CaseGenerator {
     private mutating func appendModRM(_ row: InstructionRow, _ bytes: inout [UInt8]) {
         let value = modRM(row)
         bytes.append(value)
-        if value & 0xC7 == 5 && row.fixedModRM == nil {
+        if value & 0xC7 == 5 && row.fixedModRM == 0 {
             let displacement = UInt32(compatibility ? Place.data : Place.data - Place.code) + 0x900
             for n in 0..<4 { bytes.append(UInt8(truncatingIfNeeded: displacement >> (n * 8))) }
         }
@@ -102,7 +107,7 @@ struct CaseGenerator {
     private mutating func modRM(_ row: InstructionRow) -> UInt8 {
         var value = UInt8(truncatingIfNeeded: random.next())
         if random.chance(1, in: 2) { value |= 0xC0 }
-        if let fixed = row.fixedModRM { return fixed }
+        if row.fixedModRM != 0 { return row.fixedModRM }
         if let reg = row.extensionDigit { value = (value & 0xC7) | reg << 3 }
         if row.memoryOnly && value >= 0xC0 { value &= 0x7F }
         if row.registerOnly { value |= 0xC0 }
@@ -158,7 +163,9 @@ struct CaseGenerator {
             for n in 0..<16 where !compatibility || n < 8 {
                 for half in 0..<2 {
                     let value = floating()
-                    for b in 0..<8 { state.vectorState[base + n * 16 + half * 8 + b] = UInt8(truncatingIfNeeded: value >> (b * 8)) }
+                    for b in 0..<8 {
+                        state.vectorState[base + n * 16 + half * 8 + b] = UInt8(truncatingIfNeeded: value >> (b * 8))
+                    }
                 }
             }
         }
@@ -181,8 +188,11 @@ struct CaseGenerator {
         case 1:
             let pair = (0..<2).map { _ in UInt64(Float.random(in: -1000...1000, using: &random).bitPattern) }
             return pair[0] | pair[1] << 32
-        case 2: return [0, 1 << 63, 0x7FF0_0000_0000_0000, 0x7FF8_0000_0000_0000, 0x7FF0_0000_0000_0001, 1,
-            0x3FF0_0000_0000_0000, 0x7F80_0000_7FC0_0000, 0x0000_0001_7F80_0001, 0x3F80_0000_BF80_0000][Int(random.below(10))]
+        case 2:
+            return [
+                0, 1 << 63, 0x7FF0_0000_0000_0000, 0x7FF8_0000_0000_0000, 0x7FF0_0000_0000_0001, 1,
+                0x3FF0_0000_0000_0000, 0x7F80_0000_7FC0_0000, 0x0000_0001_7F80_0001, 0x3F80_0000_BF80_0000,
+            ][Int(random.below(10))]
         case 3: return interesting()
         default: return random.next()
         }
@@ -227,8 +237,8 @@ struct CaseGenerator {
             let index = i.index < 16 ? state.gpr[Int(i.index)] << UInt64(i.scale) : 0
             if i.index == i.base {
                 // base*(1 + 2^scale): small enough to be found by division.
-                let factor = 1 + (1 << UInt64(i.scale))
-                state.gpr[Int(i.base)] = (wanted &- UInt64(bitPattern: Int64(i.displacement))) / factor & mask
+                let factor: UInt64 = 1 + (1 << UInt64(i.scale))
+                state.gpr[Int(i.base)] = ((wanted &- UInt64(bitPattern: Int64(i.displacement))) & mask) / factor
             } else {
                 state.gpr[Int(i.base)] = (wanted &- UInt64(bitPattern: Int64(i.displacement)) &- index) & mask
             }

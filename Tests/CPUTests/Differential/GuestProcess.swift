@@ -71,6 +71,8 @@ final class GuestProcess {
         put(Place.gdt + 0x40, 0x0000_8B00_0000_0067 | (tss & 0xFF_FFFF) << 16 | (tss >> 24 & 0xFF) << 56)
         put(Place.gdt + 0x48, tss >> 32)
         put(Place.tss + 4, Place.kernel + Place.kernelStack + 0x1000)
+        // No I/O permission bitmap.
+        put(Place.tss + 0x66, 0x68 as UInt16)
         for vector in 0..<256 as Range<UInt64> {
             let handler = Place.kernel + Place.handlers + vector * 16
             put(Place.handlers + vector * 16, 0xF4 as UInt8)
@@ -79,6 +81,8 @@ final class GuestProcess {
             put(gate, handler & 0xFFFF | 0x10 << 16 | (0x8E00 | dpl << 13) << 32 | (handler >> 16 & 0xFFFF) << 48)
             put(gate + 8, handler >> 32)
         }
+        // Wherever a branch leads, a breakpoint waits.
+        (memory.base + Int(Place.codePhysical)).update(repeating: 0xCC, count: Int(Place.codeLength))
         mapPages()
     }
 
@@ -96,7 +100,10 @@ final class GuestProcess {
             (Place.data, Place.dataPhysical, Place.dataLength, root + 0x6000),
         ] {
             put(root + 0x4000 + (linear >> 21) * 8, table | 7)
-            for n in 0..<(length >> 12) { put(table + ((linear >> 12 & 511) + n) * 8, (physical + n << 12) | 0x67) }
+            let noExecute: UInt64 = linear == Place.data ? 1 << 63 : 0
+            for n in 0..<(length >> 12) {
+                put(table + ((linear >> 12 & 511) + n) * 8, (physical + (n << 12)) | 0x67 | noExecute)
+            }
         }
     }
 
@@ -118,7 +125,7 @@ final class GuestProcess {
             let exit = interpreter.run()
             if exit == .halt { break }
             exits += 1
-            if exits > 100 || exit == .shutdown { return Outcome(vector: 0xFFFF) }
+            if exits > 10_000 || exit == .shutdown { return Outcome(vector: 0xFFFF) }
         }
         return outcome()
     }
@@ -193,6 +200,7 @@ final class HostProcess {
             host_executor_map(Place.data, Place.dataLength + Place.forbiddenLength, 0) != 0,
             host_executor_forbid(Place.data + Place.dataLength, Place.forbiddenLength) != 0
         else { return nil }
+        UnsafeMutablePointer<UInt8>(bitPattern: UInt(Place.code))?.update(repeating: 0xCC, count: Int(Place.codeLength))
         state = UnsafeMutableRawPointer.allocate(byteCount: host_executor_state_size(), alignment: 64)
             .bindMemory(to: host_executor_state.self, capacity: 1)
     }
