@@ -29,13 +29,17 @@ public struct InstructionAttributes: OptionSet, BitwiseCopyable, Sendable {
     public static var sizeV: Self { Self(rawValue: 512) }
     /// Encoded with VEX.
     public static var vex: Self { Self(rawValue: 1024) }
-    /// VEX.L (or REX.W, VEX.W) must be this.
+    /// VEX.L must be 0.
     public static var l0: Self { Self(rawValue: 2048) }
+    /// VEX.L must be 1.
     public static var l1: Self { Self(rawValue: 4096) }
+    /// REX.W or VEX.W must be 0.
     public static var w0: Self { Self(rawValue: 8192) }
+    /// REX.W or VEX.W must be 1.
     public static var w1: Self { Self(rawValue: 16384) }
-    /// The r/m operand is memory only, or a register only.
+    /// The r/m operand is memory only.
     public static var memoryOnly: Self { Self(rawValue: 32768) }
+    /// The r/m operand is a register only.
     public static var registerOnly: Self { Self(rawValue: 65536) }
     /// There is a ModRM byte.
     public static var modRM: Self { Self(rawValue: 131072) }
