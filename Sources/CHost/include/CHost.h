@@ -4,6 +4,7 @@
 #include "alu.h"
 #include "disk.h"
 #include "vcpu.h"
+#include "vector.h"
 
 // Headers that the Swift overlay of glibc leaves out.
 #include <sys/epoll.h>

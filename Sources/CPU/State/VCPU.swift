@@ -125,6 +125,7 @@ public final class VirtualCPU: @unchecked Sendable {
     }
 
     deinit {
+        vcpu.releaseThunks()
         tables.deallocate()
         fetchTable.deallocate()
         cpuidTable?.deallocate()
