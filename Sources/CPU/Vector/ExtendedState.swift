@@ -74,7 +74,8 @@ extension VCPU {
     private typealias Image = UnsafeMutablePointer<UInt64>
 
     /// Loads `count` bytes into `image`.
-    private func loadRange(_ segment: Int, _ offset: UInt64, _ image: Image, at: Int, _ count: Int) throws(CPUException) {
+    private func loadRange(_ segment: Int, _ offset: UInt64, _ image: Image, at: Int, _ count: Int) throws(CPUException)
+    {
         for n in 0..<(count / 8) {
             image[at / 8 &+ n] = try load(segment, offset &+ UInt64(8 &* n))
         }
@@ -100,7 +101,8 @@ extension VCPU {
             area.storeBytes(of: image[4 &+ 2 &* n], toByteOffset: 32 &+ 16 &* n, as: UInt64.self)
             area.storeBytes(of: image[5 &+ 2 &* n] & 0xFFFF, toByteOffset: 40 &+ 16 &* n, as: UInt64.self)
         }
-        area.storeBytes(of: (area.load(fromByteOffset: 0, as: UInt16.self) & 0x1F7F) | 0x40, toByteOffset: 0, as: UInt16.self)
+        area.storeBytes(
+            of: (area.load(fromByteOffset: 0, as: UInt16.self) & 0x1F7F) | 0x40, toByteOffset: 0, as: UInt16.self)
         summarize()
     }
 

@@ -124,7 +124,8 @@ struct ThunkEmitter {
         let rm = p.isMemory ? 6 : p.generalRM ? 10 : p.rm
         let high = (reg & 8) >> 1 | (rm & 8) >> 3
         if row.attributes.contains(.vex) {
-            let pp: UInt8 = row.mandatoryPrefix == 0x66 ? 1 : row.mandatoryPrefix == 0xF3 ? 2 : row.mandatoryPrefix == 0xF2 ? 3 : 0
+            let pp: UInt8 =
+                row.mandatoryPrefix == 0x66 ? 1 : row.mandatoryPrefix == 0xF3 ? 2 : row.mandatoryPrefix == 0xF2 ? 3 : 0
             byte(0xC4)
             byte((high & 4 == 0 ? 0x80 : 0) | 0x40 | (high & 1 == 0 ? 0x20 : 0) | row.map)
             byte((p.wide ? 0x80 : 0) | (~p.extra & 15) << 3 | (p.long ? 4 : 0) | pp)

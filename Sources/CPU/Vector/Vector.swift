@@ -133,7 +133,9 @@ extension VCPU {
     @inline(__always)
     func probeStore(_ segment: Int, _ offset: UInt64, _ size: Int) throws(CPUException) {
         let linear = offset &+ roost_effective_base_at(s, segment).pointee
-        if (linear & 0xFFF) &+ UInt64(truncatingIfNeeded: size) <= 4096 && roost_segment_check_at(s, segment).pointee == 0 {
+        if (linear & 0xFFF) &+ UInt64(truncatingIfNeeded: size) <= 4096
+            && roost_segment_check_at(s, segment).pointee == 0
+        {
             if size <= 8 { return }
         }
         let _: UInt8 = try loadForWrite(segment, offset)

@@ -4,7 +4,9 @@ internal import CHost
 extension VCPU {
     /// Works out how an instruction is run, and generates its code.
     @inline(never)
-    func addEntry(_ cache: ThunkCache, _ i: UnsafePointer<Instruction>, _ key: UInt64) -> UnsafeMutablePointer<ThunkEntry> {
+    func addEntry(_ cache: ThunkCache, _ i: UnsafePointer<Instruction>, _ key: UInt64) -> UnsafeMutablePointer<
+        ThunkEntry
+    > {
         let row = InstructionTable.row(i.pointee.row)
         let plan = makePlan(i, row)
         var entry = ThunkEntry()
@@ -114,7 +116,8 @@ extension VCPU {
             default: false
             }
         case 2: row.opcode == 0x13 || row.opcode >= 0x96 && row.opcode <= 0xBF
-        case 3: row.opcode >= 0x08 && row.opcode <= 0x0B || row.opcode == 0x1D || row.opcode == 0x40 || row.opcode == 0x41
+        case 3:
+            row.opcode >= 0x08 && row.opcode <= 0x0B || row.opcode == 0x1D || row.opcode == 0x40 || row.opcode == 0x41
         default: false
         }
     }

@@ -23,8 +23,10 @@ extension VCPU {
         case (0xDF, 4, false):
             gpr[0] = (gpr[0] & ~0xFFFF) | UInt64(area.load(fromByteOffset: 2, as: UInt16.self))
             return
-        case (0xDD, 7, true): return try store(Int(i.pointee.segment), effectiveAddress(i), area.load(fromByteOffset: 2, as: UInt16.self))
-        case (0xD9, 7, true): return try store(Int(i.pointee.segment), effectiveAddress(i), area.load(fromByteOffset: 0, as: UInt16.self))
+        case (0xDD, 7, true):
+            return try store(Int(i.pointee.segment), effectiveAddress(i), area.load(fromByteOffset: 2, as: UInt16.self))
+        case (0xD9, 7, true):
+            return try store(Int(i.pointee.segment), effectiveAddress(i), area.load(fromByteOffset: 0, as: UInt16.self))
         case (0xD9, 6, true): return try storeEnvironment(i, whole: false)
         case (0xDD, 6, true): return try storeEnvironment(i, whole: true)
         default: break
@@ -44,7 +46,8 @@ extension VCPU {
     private func controlX87(_ modRM: UInt8) {
         switch modRM {
         case 0xE2:
-            area.storeBytes(of: area.load(fromByteOffset: 2, as: UInt16.self) & 0x7F00, toByteOffset: 2, as: UInt16.self)
+            area.storeBytes(
+                of: area.load(fromByteOffset: 2, as: UInt16.self) & 0x7F00, toByteOffset: 2, as: UInt16.self)
         case 0xE3: resetX87()
         default: break
         }
@@ -110,7 +113,9 @@ extension VCPU {
         do throws(CPUException) {
             try storeOperand(segment, offset, size, from: memory)
         } catch {
-            withUnsafeBytes(of: &saved) { area.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(area), byteCount: 160) }
+            withUnsafeBytes(of: &saved) {
+                area.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(area), byteCount: 160)
+            }
             throw error
         }
     }
@@ -151,7 +156,9 @@ extension VCPU {
                 let place = 32 &+ 16 &* ((n &- top) & 7)
                 let mantissa = area.load(fromByteOffset: place, as: UInt64.self)
                 let exponent = area.load(fromByteOffset: place &+ 8, as: UInt16.self) & 0x7FFF
-                tag = exponent == 0 && mantissa == 0 ? 1 : exponent == 0 || exponent == 0x7FFF || mantissa >> 63 == 0 ? 2 : 0
+                tag =
+                    exponent == 0 && mantissa == 0
+                    ? 1 : exponent == 0 || exponent == 0x7FFF || mantissa >> 63 == 0 ? 2 : 0
             }
             tags |= tag << UInt16(2 * n)
         }
@@ -192,7 +199,11 @@ extension VCPU {
         let words = environment(wide: wide)
         for n in 0..<7 {
             let place = offset &+ UInt64(n &* size)
-            if wide { try store(segment, place, words[n]) } else { try store(segment, place, UInt16(truncatingIfNeeded: words[n])) }
+            if wide {
+                try store(segment, place, words[n])
+            } else {
+                try store(segment, place, UInt16(truncatingIfNeeded: words[n]))
+            }
         }
         if whole {
             for n in 0..<8 {
