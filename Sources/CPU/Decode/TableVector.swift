@@ -92,7 +92,7 @@ extension InstructionTable {
         66.0F.73/7 PSLLDQ Udq,Ib +sse2
         V66.0F.73/3 VPSRLDQ Hx,Ux,Ib
         V66.0F.73/7 VPSLLDQ Hx,Ux,Ib
-        NP.0F3A.0F PALIGNR Pq,Qq,Ib +ssse3
+        NP.0F3A.0F PALIGNR Pq,Qq,Ib op=mmx +ssse3
         66.0F3A.0F PALIGNR Vdq,Wdq,Ib al +ssse3
         V66.0F3A.0F VPALIGNR Vx,Hx,Wx,Ib
         xi 0F38.28 PMULDQ
@@ -199,13 +199,13 @@ extension InstructionTable {
         V66.0F38.DD VAESENCLAST Vdq,Hdq,Wdq L0 +aes
         V66.0F38.DE VAESDEC Vdq,Hdq,Wdq L0 +aes
         V66.0F38.DF VAESDECLAST Vdq,Hdq,Wdq L0 +aes
-        NP.0F3A.CC SHA1RNDS4 Vdq,Wdq,Ib al +sha
-        NP.0F38.C8 SHA1NEXTE Vdq,Wdq al +sha
-        NP.0F38.C9 SHA1MSG1 Vdq,Wdq al +sha
-        NP.0F38.CA SHA1MSG2 Vdq,Wdq al +sha
-        NP.0F38.CB SHA256RNDS2 Vdq,Wdq,XMM0 al +sha
-        NP.0F38.CC SHA256MSG1 Vdq,Wdq al +sha
-        NP.0F38.CD SHA256MSG2 Vdq,Wdq al +sha
+        NP.0F3A.CC SHA1RNDS4 Vdq,Wdq,Ib +sha
+        NP.0F38.C8 SHA1NEXTE Vdq,Wdq +sha
+        NP.0F38.C9 SHA1MSG1 Vdq,Wdq +sha
+        NP.0F38.CA SHA1MSG2 Vdq,Wdq +sha
+        NP.0F38.CB SHA256RNDS2 Vdq,Wdq,XMM0 +sha
+        NP.0F38.CC SHA256MSG1 Vdq,Wdq +sha
+        NP.0F38.CD SHA256MSG2 Vdq,Wdq +sha
         fp4 0F.58 ADD
         fp4 0F.59 MUL
         fp4 0F.5C SUB

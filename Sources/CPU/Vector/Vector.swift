@@ -129,17 +129,15 @@ extension VCPU {
         }
     }
 
-    /// Makes sure that a store of `size` bytes will not fault half-way.
+    /// Makes sure that a store of `size` bytes will not fault half-way; one within a page needs no look (`always`: it does).
     @inline(__always)
-    func probeStore(_ segment: Int, _ offset: UInt64, _ size: Int) throws(CPUException) {
-        let linear = offset &+ roost_effective_base_at(s, segment).pointee
-        if (linear & 0xFFF) &+ UInt64(truncatingIfNeeded: size) <= 4096
-            && roost_segment_check_at(s, segment).pointee == 0
-        {
-            if size <= 8 { return }
-        }
+    func probeStore(_ segment: Int, _ offset: UInt64, _ size: Int, always: Bool = false) throws(CPUException) {
+        let room = 4096 &- ((offset &+ roost_effective_base_at(s, segment).pointee) & 0xFFF)
+        let last = UInt64(truncatingIfNeeded: size &- 1)
+        if !always && last < room && roost_segment_check_at(s, segment).pointee == 0 { return }
         let _: UInt8 = try loadForWrite(segment, offset)
-        let _: UInt8 = try loadForWrite(segment, offset &+ UInt64(truncatingIfNeeded: size &- 1))
+        if last >= room { let _: UInt8 = try loadForWrite(segment, offset &+ room) }
+        if roost_segment_check_at(s, segment).pointee != 0 { let _: UInt8 = try loadForWrite(segment, offset &+ last) }
     }
 
     /// Writes a memory operand, after `probeStore`.
@@ -287,7 +285,6 @@ extension VCPU {
             throw s.pointee.cr4 & 0x400 != 0 ? .simdFloatingPoint : .invalidOpcode
         }
         copy.storeBytes(of: mxcsr | raised, toByteOffset: 24, as: UInt32.self)
-        copy.copyMemory(from: area + 6, byteCount: 0)
         area.copyMemory(from: copy, byteCount: 6)
         (area + 24).copyMemory(from: copy + 24, byteCount: size - 24)
         UnsafeMutableRawPointer(gpr).copyMemory(from: copy + size, byteCount: 128)

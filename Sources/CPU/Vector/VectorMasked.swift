@@ -12,7 +12,7 @@ extension VCPU {
     }
 
     private func element(_ register: UInt8, _ n: Int, _ size: Int) -> UInt64 {
-        size == 8 ? quad(register, n).pointee : (quad(register, n / 2).pointee >> UInt64(n & 1) &* 32) & 0xFFFF_FFFF
+        size == 8 ? quad(register, n).pointee : (quad(register, n / 2).pointee &>> (UInt64(n & 1) &* 32)) & 0xFFFF_FFFF
     }
 
     private func setElement(_ register: UInt8, _ n: Int, _ size: Int, _ value: UInt64) {
@@ -82,6 +82,7 @@ extension VCPU {
         let mask = UnsafeRawPointer(area + ((isMMX ? 32 : 160) &+ 16 &* Int(i.pointee.rm & 15)))
         let base = truncateAddress(gpr[7], i.pointee.addressSize)
         let segment = Int(i.pointee.segment)
+        try probeStore(segment, base, isMMX ? 8 : 16, always: true)
         for pass in 0..<2 {
             for n in 0..<(isMMX ? 8 : 16) where mask.load(fromByteOffset: n, as: UInt8.self) & 0x80 != 0 {
                 let offset = truncateAddress(base &+ UInt64(n), i.pointee.addressSize)
@@ -96,28 +97,28 @@ extension VCPU {
 
     /// What any MMX instruction but EMMS does to the x87 state: TOP 0, all registers valid.
     func enterMMX() {
-        // The image begins with ST(0): as TOP goes to zero, the registers move.
+        rotateX87(to: 0)
+        area.storeBytes(of: 0xFF, toByteOffset: 4, as: UInt8.self)
+    }
+
+    /// Sets TOP. The image begins with ST(0), so the registers move.
+    func rotateX87(to top: Int) {
         let status = area.load(fromByteOffset: 2, as: UInt16.self)
-        let top = Int(status >> 11) & 7
-        var old: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0, 0, 0, 0)
-        withUnsafeMutableBytes(of: &old) { copy in
-            for half in 0..<2 {
-                for n in 0..<8 {
-                    let value = area.load(fromByteOffset: 32 &+ 16 &* n &+ 8 &* half, as: UInt64.self)
-                    copy.storeBytes(of: value, toByteOffset: 8 &* n, as: UInt64.self)
-                }
-                for n in 0..<8 {
-                    let value = copy.load(fromByteOffset: 8 &* ((n &- top) & 7), as: UInt64.self)
-                    area.storeBytes(of: value, toByteOffset: 32 &+ 16 &* n &+ 8 &* half, as: UInt64.self)
-                }
+        let turn = top &- Int(status >> 11)
+        var old = [8 of UInt64](repeating: 0)
+        for half in 0..<2 {
+            for n in 0..<8 { old[n] = area.load(fromByteOffset: 32 &+ 16 &* n &+ 8 &* half, as: UInt64.self) }
+            for n in 0..<8 {
+                area.storeBytes(of: old[(n &+ turn) & 7], toByteOffset: 32 &+ 16 &* n &+ 8 &* half, as: UInt64.self)
             }
         }
-        area.storeBytes(of: status & ~0x3800, toByteOffset: 2, as: UInt16.self)
-        area.storeBytes(of: 0xFF, toByteOffset: 4, as: UInt8.self)
+        area.storeBytes(of: (status & ~0x3800) | UInt16(top & 7) << 11, toByteOffset: 2, as: UInt16.self)
     }
 
     /// Gathers, element by element: what was loaded is in its place and its mask cleared when another one faults.
     func gather(_ i: UnsafePointer<Instruction>) throws(CPUException) {
+        // Without a SIB byte there is no such instruction.
+        guard i.pointee.index < 16 else { throw .invalidOpcode }
         let size = i.pointee.prefixes.contains(.wide) ? 8 : 4
         let indexSize = i.pointee.opcode & 1 != 0 ? 8 : 4
         let vector = i.pointee.prefixes.contains(.vex256) ? 32 : 16
@@ -125,9 +126,6 @@ extension VCPU {
         let (destination, mask) = (i.pointee.reg, i.pointee.extra)
         let segment = Int(i.pointee.segment)
         let top = UInt64(size &* 8 &- 1)
-        for n in 0..<count where element(mask, n, size) >> top & 1 != 0 {
-            setElement(mask, n, size, ~0)
-        }
         for n in 0..<count where element(mask, n, size) >> top & 1 != 0 {
             var index = element(i.pointee.index, n, indexSize)
             if indexSize == 4 { index = UInt64(bitPattern: Int64(Int32(truncatingIfNeeded: index))) }

@@ -55,6 +55,7 @@ extension VCPU {
 
     /// FNINIT's state; the registers' contents stay.
     func resetX87() {
+        rotateX87(to: 0)
         area.storeBytes(of: 0x37F, toByteOffset: 0, as: UInt64.self)
         area.storeBytes(of: 0, toByteOffset: 8, as: UInt64.self)
         area.storeBytes(of: 0, toByteOffset: 16, as: UInt64.self)
@@ -87,7 +88,7 @@ extension VCPU {
         try withUnsafeMutablePointer(to: &buffer) { (p) throws(CPUException) in
             let memory = UnsafeMutableRawPointer(p)
             if size != 0 {
-                if writes { try probeStore(segment, offset, size) }
+                if writes { try probeStore(segment, offset, size, always: true) }
                 // An unmasked exception leaves the destination as it was: then it gets its own bytes.
                 try loadOperand(segment, offset, size, into: memory)
             }
@@ -195,7 +196,8 @@ extension VCPU {
         let size = wide ? 4 : 2
         let segment = Int(i.pointee.segment)
         let offset = effectiveAddress(i)
-        try probeStore(segment, offset, 7 &* size &+ (whole ? 80 : 0))
+        let _: UInt8 = try loadForWrite(segment, offset &+ UInt64(7 &* size &+ (whole ? 79 : -1)))
+        let _: UInt8 = try loadForWrite(segment, offset)
         let words = environment(wide: wide)
         for n in 0..<7 {
             let place = offset &+ UInt64(n &* size)
@@ -222,6 +224,8 @@ extension VCPU {
         let segment = Int(i.pointee.segment)
         let offset = effectiveAddress(i)
         var words = [7 of UInt32](repeating: 0)
+        // As processors do, the end is looked at first.
+        let _: UInt8 = try load(segment, offset &+ UInt64(7 &* size &+ (whole ? 79 : -1)))
         for n in 0..<7 {
             let place = offset &+ UInt64(n &* size)
             if wide {
@@ -241,6 +245,8 @@ extension VCPU {
             }
             for n in 0..<16 { area.storeBytes(of: registers[n], toByteOffset: 32 &+ 8 &* n, as: UInt64.self) }
         }
+        // FRSTOR brings the registers in the order of the new TOP, FLDENV leaves them where they are.
+        if !whole { rotateX87(to: Int(words[1] >> 11 & 7)) }
         applyEnvironment(words, wide: wide)
     }
 
