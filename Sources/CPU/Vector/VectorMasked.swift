@@ -126,7 +126,11 @@ extension VCPU {
         let (destination, mask) = (i.pointee.reg, i.pointee.extra)
         let segment = Int(i.pointee.segment)
         let top = UInt64(size &* 8 &- 1)
-        for n in 0..<count where element(mask, n, size) >> top & 1 != 0 {
+        for n in 0..<count {
+            if element(mask, n, size) >> top & 1 == 0 {
+                setElement(mask, n, size, 0)
+                continue
+            }
             var index = element(i.pointee.index, n, indexSize)
             if indexSize == 4 { index = UInt64(bitPattern: Int64(Int32(truncatingIfNeeded: index))) }
             var address = UInt64(bitPattern: Int64(i.pointee.displacement)) &+ (index &<< UInt64(i.pointee.scale & 3))
