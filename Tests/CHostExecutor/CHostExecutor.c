@@ -92,6 +92,7 @@ __asm__(
     "  movq 64(%rdi), %r8\n  movq 72(%rdi), %r9\n  movq 80(%rdi), %r10\n  movq 88(%rdi), %r11\n"
     "  movq 96(%rdi), %r12\n  movq 104(%rdi), %r13\n  movq 112(%rdi), %r14\n  movq 120(%rdi), %r15\n"
     "  jrcxz 1f\n"
+    "  movl $0x2b, %ecx\n  movl %ecx, %ds\n  movl %ecx, %es\n"
     "  movq 8(%rdi), %rcx\n  movq 56(%rdi), %rdi\n"
     "  ljmp *host_executor_far(%rip)\n"
     "1:\n"

@@ -67,12 +67,13 @@ extension VCPU {
         let element = UInt64(i.pointee.operandSize)
         let size = i.pointee.addressSize
         let to = truncateAddress(gpr[7], size)
-        guard let (target, room) = try hostRun(Int(ROOST_ES), to, write: true) else { return 0 }
-        var bytes = UInt64(truncatingIfNeeded: room)
         if operation == .movs {
             let from = truncateAddress(gpr[6], size)
-            guard let (source, available) = try hostRun(Int(i.pointee.segment), from, write: false) else { return 0 }
-            bytes = min(bytes, UInt64(truncatingIfNeeded: available))
+            // The source faults first.
+            guard let (source, available) = try hostRun(Int(i.pointee.segment), from, write: false),
+                let (target, room) = try hostRun(Int(ROOST_ES), to, write: true)
+            else { return 0 }
+            let bytes = UInt64(truncatingIfNeeded: min(room, available))
             let elements = min(count, bytes / element)
             if elements == 0 || wraps(to, elements &* element, size) || wraps(from, elements &* element, size) {
                 return 0
@@ -85,7 +86,8 @@ extension VCPU {
             advance(7, i, by: elements)
             return elements
         }
-        let elements = min(count, bytes / element)
+        guard let (target, room) = try hostRun(Int(ROOST_ES), to, write: true) else { return 0 }
+        let elements = min(count, UInt64(truncatingIfNeeded: room) / element)
         if elements == 0 || wraps(to, elements &* element, size) { return 0 }
         fill(target, gpr[0], Int(elements), Int(element))
         advance(7, i, by: elements)
@@ -143,8 +145,8 @@ extension VCPU {
             writeRegister(0, try load(source, from, as: T.self))
             advance(6, i)
         case .cmps:
-            let a: T = try load(source, from)
             let b: T = try load(Int(ROOST_ES), to)
+            let a: T = try load(source, from)
             _ = alu(compare, a, b)
             advance(6, i)
             advance(7, i)
