@@ -3,6 +3,7 @@ internal import CPU
 internal import DeviceModel
 
 extension Interpreter: Engine {}
+extension Translator: Engine {}
 
 extension Processor {
     /// Makes the engine for the configured CPU model.
@@ -21,7 +22,15 @@ extension Processor {
         }
         cpu.attach(memory: memory)
         cpu.seedRandom(door.randomBytes(16))
-        return Interpreter(cpu: cpu, memory: memory)
+        switch configuration.engine {
+        case .interpreter: return Interpreter(cpu: cpu, memory: memory)
+        case .translator:
+            do {
+                return try Translator(cpu: cpu, memory: memory)
+            } catch {
+                throw MachineError(.host, "cannot make room for translated code: \(error)")
+            }
+        }
     }
 
     /// Power-on state.

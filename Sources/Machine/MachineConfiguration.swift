@@ -63,6 +63,8 @@ public struct MachineConfiguration: Sendable {
     public var boot: BootSource
     /// The CPU model's name; nil is what the host has.
     public var cpuModel: String?
+    /// What runs the processor.
+    public var engine: EngineKind = .interpreter
     /// Number of processors; 1.
     public var processors = 1
     /// Bytes of RAM.
@@ -139,4 +141,12 @@ public enum MachineOutcome: Sendable, Equatable {
     case tripleFault(report: String)
     /// Roost itself failed.
     case failed(String)
+}
+
+/// The engines there are.
+public enum EngineKind: String, Sendable, CaseIterable {
+    /// Decodes and executes one instruction after the other: the reference.
+    case interpreter
+    /// Translates 64-bit code to host code; leaves the rest to the interpreter.
+    case translator
 }

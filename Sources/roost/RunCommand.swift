@@ -1,5 +1,5 @@
 // `roost run`: makes a machine of the options and runs it.
-internal import ArgumentParser
+public import ArgumentParser
 internal import Foundation
 internal import HostOS
 internal import Images
@@ -17,8 +17,8 @@ struct RunCommand: ParsableCommand {
     @Argument(help: "An image by name or folder; see 'roost image list'.")
     var image: String?
 
-    @Option(help: "What runs the processor: interpreter.")
-    var engine: EngineName = .interpreter
+    @Option(help: "What runs the processor.")
+    var engine: EngineKind = .interpreter
 
     @Option(help: "The processor's model (default: what the host has, without AVX-512).")
     var cpu: String?
@@ -95,6 +95,7 @@ struct RunCommand: ParsableCommand {
         }
         var configuration = MachineConfiguration(boot: boot)
         configuration.cpuModel = cpu
+        configuration.engine = engine
         configuration.processors = cpus
         configuration.memory = memory.bytes
         configuration.disks = disks
@@ -125,10 +126,7 @@ struct RunCommand: ParsableCommand {
     }
 }
 
-/// The engines there are.
-enum EngineName: String, ExpressibleByArgument, CaseIterable {
-    case interpreter
-}
+extension EngineKind: ExpressibleByArgument {}
 
 /// A size such as 512M.
 struct MemorySize: ExpressibleByArgument, Equatable {

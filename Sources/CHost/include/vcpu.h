@@ -76,6 +76,13 @@ typedef struct {
     uint64_t ram_limit;          // first guest-physical address without a page_flags entry
     uint32_t *code_versions;     // one count a guest-physical page, raised by every write to a page marked as code
     void    *blocks;             // the interpreter's BlockCache
+    void    *translation;        // the translator's TranslationCache; zero under the interpreter
+    void    *self_;              // this block, for translated code
+    uint64_t entry;              // where translated code is entered
+    uint64_t chain_site;         // the jump that translated code left by, to be patched; 0 none
+    void    *jump_table;         // the translator's table from linear addresses to host code
+    uint64_t jump_key;           // what an entry of it must carry: address space, CPL, mode, generation
+    uint64_t jump_generation;    // raised whenever translations are flushed
     const void *block_end;       // end of the running block; zero makes the loop stop after the current instruction
     roost_tlb_entry *tlb_contexts[ROOST_TLB_CONTEXTS];
     roost_tlb_entry *tlb_never_matching;  // in force while watchpoints or #AC are armed
@@ -129,7 +136,7 @@ typedef struct {
     // ---- vector and x87 state: the standard (non-compacted) XSAVE area (SDM 1 13.4) -----------------------------
     // The block is page-aligned; the assertion below keeps this part aligned to 64.
     void    *vector_thunks;      // the vector unit's cache of generated code (see CPU/Vector/ThunkCache)
-    uint64_t xsave_padding[3];
+    uint64_t xsave_padding[4];
     uint64_t xsave[320];
 } roost_vcpu;
 _Static_assert(offsetof(roost_vcpu, xsave) % 64 == 0, "xsave must be aligned to 64");

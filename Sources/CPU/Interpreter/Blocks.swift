@@ -23,6 +23,10 @@ struct Block {
     var byteLength: UInt16 = 0
     /// The last instruction sets RIP.
     var endsInBranch = false
+    /// Executions by the interpreter, for the translator.
+    var heat: UInt8 = 0
+    /// Position of its translation in the code memory; 0 none.
+    var host: UInt32 = 0
 }
 
 /// All decoded blocks of one vCPU.
@@ -112,7 +116,10 @@ extension VCPU {
     private func buildBlock(
         _ block: UnsafeMutablePointer<Block>, _ linear: UInt64, _ physical: UInt64
     ) throws(CPUException) -> UnsafePointer<Block> {
-        if blocks.pointee.used + BlockCache.maximumCount > BlockCache.capacity { blocks.pointee.removeAll() }
+        if blocks.pointee.used + BlockCache.maximumCount > BlockCache.capacity {
+            blocks.pointee.removeAll()
+            dropTranslations()
+        }
         let page = physical >> 12
         guard page < s.pointee.ram_limit >> 12, isMemoryPage(page) else { throw .generalProtection(0) }
         let version = s.pointee.code_versions[Int(page)]
@@ -167,8 +174,13 @@ extension VCPU {
         return UnsafePointer(block)
     }
 
+    /// Whether an instruction sets RIP itself.
+    func setsRIP(_ i: UnsafePointer<Instruction>) -> Bool {
+        InstructionTable.row(i.pointee.row).attributes.contains(.branch) || isRepeatedString(i)
+    }
+
     @inline(__always)
-    private func isRepeatedString(_ i: UnsafeMutablePointer<Instruction>) -> Bool {
+    private func isRepeatedString(_ i: UnsafePointer<Instruction>) -> Bool {
         let operation = i.pointee.operation.rawValue
         return operation >= Operation.movs.rawValue && operation <= Operation.outs.rawValue
             && !i.pointee.prefixes.isDisjoint(with: [.rep, .repne])

@@ -82,14 +82,14 @@ extension VCPU {
             }
             careful =
                 careful || s.pointee.rflags & 0x100 != 0 || s.pointee.slow_memory != 0 || s.pointee.dr.7 & 0xFF != 0
-            let goesOn = careful ? runOne() : runBlock()
+            let goesOn = careful ? runOne() : s.pointee.translation != nil ? runTranslated() : runBlock()
             if !goesOn { return takeExit() }
         }
     }
 
     /// Runs one block. False: an exit waits.
     @inline(__always)
-    private func runBlock() -> Bool {
+    func runBlock() -> Bool {
         var p: UnsafePointer<Instruction>
         do throws(CPUException) {
             let block = try findBlock()
@@ -171,7 +171,7 @@ extension VCPU {
 
     /// An instruction did not complete: RIP is put where the exception or the exit wants it.
     @inline(never)
-    private func settle(_ error: CPUException, _ p: UnsafePointer<Instruction>) -> Bool {
+    func settle(_ error: CPUException, _ p: UnsafePointer<Instruction>) -> Bool {
         if error == .exit {
             switch ExitKind(rawValue: s.pointee.exit_kind) {
             case .halt, .taskPriority, .hypercall:

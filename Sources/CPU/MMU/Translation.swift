@@ -281,6 +281,8 @@ extension VCPU {
         s.pointee.huge_pages = 0
         s.pointee.address_space = 1
         s.pointee.next_address_space = 1
+        s.pointee.jump_generation &+= 1
+        updateJumpKey()
         for n in 0..<16 { roost_pcid_tag_at(s, n).pointee = 0 }
     }
 
@@ -297,12 +299,15 @@ extension VCPU {
         } else {
             s.pointee.next_address_space = next
             s.pointee.address_space = next
+            updateJumpKey()
         }
     }
 
     /// INVLPG: forgets one page, in every address space.
     func flushPage(_ linear: UInt64) {
         flushFetch()
+        s.pointee.jump_generation &+= 1
+        updateJumpKey()
         if s.pointee.huge_pages & (1 &<< ((linear >> 30) & 63)) != 0 {
             return flushRange(linear & ~0x3FFF_FFFF, 0x3FFF_FFFF)
         }

@@ -18,6 +18,7 @@ extension VCPU {
         s.pointee.linear_mask = is64 ? ~0 : 0xFFFF_FFFF
         s.pointee.mode_key = UInt32(s.pointee.code_size)
         updateContext()
+        updateJumpKey()
         for n in 0..<8 {
             let g = segment(n).pointee
             let ignoresBase = is64 && n < 4

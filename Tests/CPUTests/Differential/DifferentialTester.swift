@@ -25,8 +25,9 @@ final class DifferentialTester {
 
     let hasCompatibility = host_executor_has_compatibility() != 0
 
-    init?() {
-        guard let guest = try? GuestProcess(model: CPUModel.host), let host = HostProcess() else { return nil }
+    init?(translates: Bool) {
+        guard let guest = try? GuestProcess(model: CPUModel.host, translates: translates), let host = HostProcess.shared
+        else { return nil }
         self.guest = guest
         self.host = host
         var random = SeededGenerator(state: 99)

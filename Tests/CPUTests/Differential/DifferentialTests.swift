@@ -9,8 +9,8 @@ import Testing
     static var rounds: Int { ProcessInfo.processInfo.environment["ROOST_FUZZ_ROUNDS"].flatMap(Int.init) ?? 100 }
     static var seed: UInt64 { ProcessInfo.processInfo.environment["ROOST_FUZZ_SEED"].flatMap(UInt64.init) ?? 1 }
 
-    @Test func everyFormAgreesWithTheHost() throws {
-        let tester = try #require(DifferentialTester())
+    @Test(arguments: [false, true]) func everyFormAgreesWithTheHost(translates: Bool) throws {
+        let tester = try #require(DifferentialTester(translates: translates))
         for compatibility in [false, true] where !compatibility || tester.hasCompatibility {
             for number in 0..<InstructionTable.count {
                 tester.run(form: UInt16(number), rounds: Self.rounds, seed: Self.seed, compatibility: compatibility)

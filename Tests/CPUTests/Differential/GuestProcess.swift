@@ -43,14 +43,20 @@ struct Outcome: Equatable {
 final class GuestProcess {
     let memory: GuestMemory
     let cpu: VirtualCPU
-    let interpreter: Interpreter
+    private let run: () -> VMExit
 
-    init(model: CPUModel) throws {
+    init(model: CPUModel, translates: Bool) throws {
         memory = try GuestMemory(size: 16 << 20)
         cpu = VirtualCPU(id: 0)
         cpu.attach(memory: memory)
         cpu.model = model
-        interpreter = Interpreter(cpu: cpu, memory: memory)
+        if translates {
+            let translator = try Translator(cpu: cpu, memory: memory, codeCache: 2 << 20, after: 0)
+            run = { translator.run() }
+        } else {
+            let interpreter = Interpreter(cpu: cpu, memory: memory)
+            run = { interpreter.run() }
+        }
         cpu.vcpu.reset()
         layOut()
     }
@@ -122,7 +128,7 @@ final class GuestProcess {
         try? memory.write(code, at: GuestPhysicalAddress(Place.codePhysical + rip - Place.code))
         var exits = 0
         while true {
-            let exit = interpreter.run()
+            let exit = run()
             if exit == .halt { break }
             exits += 1
             if exits > 10_000 || exit == .shutdown { return Outcome(vector: 0xFFFF) }
@@ -191,7 +197,10 @@ struct HostState {
 }
 
 /// The host's side: one process-wide place, so its users take turns.
-final class HostProcess {
+final class HostProcess: @unchecked Sendable {
+    /// The only one: the addresses can be taken once.
+    static let shared = HostProcess()
+
     private let state: UnsafeMutablePointer<host_executor_state>
 
     /// Nil when the addresses are taken.

@@ -1,0 +1,64 @@
+// Which arithmetic flags an instruction reads and writes: what liveness is computed from.
+
+/// The six arithmetic flags as a set.
+struct FlagSet: OptionSet {
+    let rawValue: UInt8
+    static let carry = FlagSet(rawValue: 1)
+    static let parity = FlagSet(rawValue: 2)
+    static let adjust = FlagSet(rawValue: 4)
+    static let zero = FlagSet(rawValue: 8)
+    static let sign = FlagSet(rawValue: 16)
+    static let overflow = FlagSet(rawValue: 32)
+    static let all = FlagSet(rawValue: 63)
+}
+
+/// What an instruction does with flags. What it neither surely writes nor leaves alone counts as read.
+struct FlagUse {
+    var reads: FlagSet = []
+    var writes: FlagSet = []
+
+    /// Flags that a condition code depends on.
+    static func condition(_ code: UInt8) -> FlagSet {
+        switch code >> 1 & 7 {
+        case 0: .overflow
+        case 1: .carry
+        case 2: .zero
+        case 3: [.carry, .zero]
+        case 4: .sign
+        case 5: .parity
+        case 6: [.sign, .overflow]
+        default: [.sign, .overflow, .zero]
+        }
+    }
+
+    /// Of an instruction that the translator emits itself; everything else reads all and writes none.
+    static func of(_ i: UnsafePointer<Instruction>) -> FlagUse {
+        switch i.pointee.operation {
+        case .add, .or, .and, .sub, .xor, .cmp, .test, .neg, .xadd, .cmpxchg, .popcnt:
+            return FlagUse(writes: .all)
+        case .adc, .sbb: return FlagUse(reads: .carry, writes: .all)
+        // What they leave undefined stays as it was.
+        case .imul2, .imul, .mul: return FlagUse(writes: [.carry, .overflow])
+        case .bsf, .bsr: return FlagUse(writes: .zero)
+        case .tzcnt, .lzcnt: return FlagUse(writes: [.carry, .zero])
+        case .inc, .dec: return FlagUse(writes: FlagSet.all.subtracting(.carry))
+        case .shl, .shr, .sar, .shld, .shrd: return shift(i, .all, [])
+        case .rol, .ror: return shift(i, [.carry, .overflow], [])
+        case .rcl, .rcr: return shift(i, [.carry, .overflow], .carry)
+        case .bt, .bts, .btr, .btc, .clc, .stc: return FlagUse(writes: .carry)
+        case .cmc: return FlagUse(reads: .carry, writes: .carry)
+        case .jcc, .setcc, .cmovcc: return FlagUse(reads: condition(i.pointee.extra))
+        case .mov, .movzx, .movsx, .lea, .push, .pop, .not, .cbw, .cwd, .xchg, .bswap, .nop, .pause, .prefetch, .fence,
+            .movnti, .leave, .jmp, .call, .ret, .retImmediate, .jmpIndirect, .callIndirect:
+            return FlagUse()
+        default: return FlagUse(reads: .all)
+        }
+    }
+
+    private static func shift(_ i: UnsafePointer<Instruction>, _ writes: FlagSet, _ reads: FlagSet) -> FlagUse {
+        if i.pointee.form == .rmCL { return FlagUse(reads: reads, writes: []) }
+        let mask: Int64 = i.pointee.operandSize == 8 ? 63 : 31
+        if i.pointee.form != .rmOne && i.pointee.immediate & mask == 0 { return FlagUse() }
+        return FlagUse(reads: reads, writes: writes)
+    }
+}
