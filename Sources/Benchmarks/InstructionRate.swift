@@ -35,11 +35,18 @@ struct Loop {
         ])
 
     /// Millions of guest instructions a second over `rounds` rounds; the median of five runs.
-    func rate(rounds: UInt64) throws -> Double {
+    func rate(rounds: UInt64, translates: Bool) throws -> Double {
         let memory = try GuestMemory(size: 16 << 20)
         let cpu = VirtualCPU(id: 0)
         cpu.attach(memory: memory)
-        let interpreter = Interpreter(cpu: cpu, memory: memory)
+        let run: () -> VMExit
+        if translates {
+            let translator = try Translator(cpu: cpu, memory: memory)
+            run = { translator.run() }
+        } else {
+            let interpreter = Interpreter(cpu: cpu, memory: memory)
+            run = { interpreter.run() }
+        }
         try memory.write(code + [0xF4], at: GuestPhysicalAddress(0x10_0000))
         // Identity map of the first 16 MiB by 2 MiB pages.
         for n in 0..<8 as Range<UInt64> {
@@ -55,7 +62,7 @@ struct Loop {
             let before = cpu.state.pointee.instructions
             let clock = ContinuousClock()
             let start = clock.now
-            while interpreter.run() != .halt {}
+            while run() != .halt {}
             let seconds =
                 Double((clock.now - start).components.attoseconds) / 1e18
                 + Double((clock.now - start).components.seconds)
