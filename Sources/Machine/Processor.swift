@@ -30,6 +30,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
     private let frequency: UInt64
     private var lastOffset: UInt64 = 0
     private var nextSample: UInt64 = 0
+    private var sinceSample = 0
     private var events = EventRing()
     private let trace: TraceOptions
     /// Counts so far; complete when `run` has returned.
@@ -208,7 +209,8 @@ package final class Processor: PowerControl, @unchecked Sendable {
     private func keepTime(_ apic: LocalAPIC) {
         // SAFETY: this is the vCPU's thread.
         let offset = unsafe cpu.state.pointee.tsc_offset
-        if offset == lastOffset && exitCounts[0] & 63 != 0 { return }
+        sinceSample &+= 1
+        if offset == lastOffset && sinceSample & 31 != 0 { return }
         let now = door.now
         if offset == lastOffset && now < nextSample { return }
         lastOffset = offset
@@ -241,6 +243,14 @@ package final class Processor: PowerControl, @unchecked Sendable {
         lastOffset = 0
         nextSample = 0
         entry.apply(to: vcpu)
+        guard let board else { return }
+        // SAFETY: the vCPU doesn't run yet.
+        let state = unsafe cpu.state
+        unsafe state.pointee.apic_base = board.localAPIC.base
+        // As firmware leaves them: RAM is write-back by default, the PCI hole uncached.
+        unsafe state.pointee.mtrr_default = 0x806
+        unsafe state.pointee.mtrr_base.0 = GuestMemory.holeStart
+        unsafe state.pointee.mtrr_mask.0 = 0xFF_C000_0800
     }
 
     private func note(_ what: RunEvent.What) {
