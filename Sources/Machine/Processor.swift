@@ -137,7 +137,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
                 engine.complete(0)
             case .readMSR(let number): readMSR(number, engine, apic)
             case .writeMSR(let number, let value): writeMSR(number, value, engine, apic)
-            case .taskPriorityWrite(let value): apic.taskPriority = value & 15
+            case .taskPriorityWrite: unsafe apic.taskPriority = UInt8(truncatingIfNeeded: state.pointee.cr8 & 15)
             case .halt: waitForInterrupt(apic)
             case .interrupted, .interruptWindow: break
             case .shutdown: return tripleFault()

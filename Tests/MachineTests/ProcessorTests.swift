@@ -128,9 +128,10 @@ struct ProcessorTests {
     @Test("A write of CR8 reaches the local APIC, one of its task priority reaches CR8")
     func taskPriority() {
         let engine = ScriptedEngine([
-            .taskPriorityWrite(9), .mmioRead(address: 0xFEE0_0080, size: 4),
+            .taskPriorityWrite(0x90), .mmioRead(address: 0xFEE0_0080, size: 4),
             .mmioWrite(address: 0xFEE0_0080, size: 4, value: 0x50),
         ])
+        processor.vcpu.s.pointee.cr8 = 9
         #expect(run(engine) == .poweredOff)
         #expect(engine.answers[0] == 0x90)
         #expect(processor.vcpu.s.pointee.cr8 == 5)
