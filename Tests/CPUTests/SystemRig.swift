@@ -41,11 +41,8 @@ struct SystemRig {
     /// A CPU in 32-bit protected mode, CPL 0, at 0x5000.
     init() throws {
         memory = try GuestMemory(size: 0x20_0000)
-        s.pointee.ram = memory.base
-        s.pointee.page_flags = memory.pageFlags
-        s.pointee.ram_limit = memory.limit
-        s.pointee.code_versions = memory.codeVersions
-        s.pointee.address_space = 1
+        cpu.attach(memory: memory)
+        v.reset()
         s.pointee.rflags = 2
         s.pointee.dr.6 = 0xFFFF_0FF0
         s.pointee.dr.7 = 0x400

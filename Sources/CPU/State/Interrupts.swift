@@ -59,7 +59,8 @@ extension VCPU {
                 try deliverOnce(vector, source, errorCode, rip)
                 return
             } catch {
-                if !error.isArchitectural { throw error }
+                // Tables or a stack outside RAM: no answer can be waited for here.
+                if !error.isArchitectural { throw shutDown() }
                 s.pointee.exceptions &+= 1
                 // INT3 and INTO are one byte long: their own fault is reported at the instruction.
                 if source == .trapInstruction && s.pointee.rip == rip { s.pointee.rip = rip &- 1 }
