@@ -19,8 +19,12 @@ struct RoostRun {
         process.standardError = err
         process.standardInput = into
         try process.run()
-        if let input { try into.fileHandleForWriting.write(contentsOf: input) }
-        try into.fileHandleForWriting.close()
+        // Written beside the reading: a guest that echoes would otherwise fill both pipes.
+        let writer = into.fileHandleForWriting
+        Thread.detachNewThread {
+            if let input { try? writer.write(contentsOf: input) }
+            try? writer.close()
+        }
         let text = out.fileHandleForReading.readDataToEndOfFile()
         let complaint = err.fileHandleForReading.readDataToEndOfFile()
         process.waitUntilExit()

@@ -4,7 +4,7 @@ internal import CHost
 extension VCPU {
     /// The processor-model instructions.
     @inline(never)
-    func executeModel(_ i: UnsafePointer<Instruction>) throws(CPUException) {
+    package func executeModel(_ i: UnsafePointer<Instruction>) throws(CPUException) {
         switch i.pointee.operation {
         case .cpuid: cpuid()
         case .rdtsc: try readTimeStamp(auxiliary: false)
@@ -102,7 +102,7 @@ extension VCPU {
     }
 
     /// Sets PKRU: translations hold what it allowed.
-    func setPKRU(_ value: UInt32) {
+    package func setPKRU(_ value: UInt32) {
         if value == s.pointee.pkru { return }
         s.pointee.pkru = value
         flushTLB()

@@ -2,7 +2,7 @@
 internal import CHost
 
 /// A guest operand's type: an unsigned integer of 1, 2, 4 or 8 bytes.
-typealias GuestInteger = FixedWidthInteger & UnsignedInteger & BitwiseCopyable
+package typealias GuestInteger = FixedWidthInteger & UnsignedInteger & BitwiseCopyable
 
 extension VCPU {
     /// Reads a general register; for bytes 16 to 19 are AH CH DH BH.

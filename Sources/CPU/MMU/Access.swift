@@ -24,7 +24,9 @@ extension VCPU {
 
     /// Loads from a segment.
     @inline(__always)
-    func load<T: GuestInteger>(_ segment: Int, _ offset: UInt64, as type: T.Type = T.self) throws(CPUException) -> T {
+    package func load<T: GuestInteger>(_ segment: Int, _ offset: UInt64, as type: T.Type = T.self) throws(CPUException)
+        -> T
+    {
         let linear = linearAddress(segment, offset)
         let entry = slot(linear)
         if entry.pointee.read_tag == tag(linear, MemoryLayout<T>.size)
@@ -37,7 +39,7 @@ extension VCPU {
 
     /// Stores to a segment.
     @inline(__always)
-    func store<T: GuestInteger>(_ segment: Int, _ offset: UInt64, _ value: T) throws(CPUException) {
+    package func store<T: GuestInteger>(_ segment: Int, _ offset: UInt64, _ value: T) throws(CPUException) {
         let linear = linearAddress(segment, offset)
         let entry = slot(linear)
         if entry.pointee.write_tag == tag(linear, MemoryLayout<T>.size)
@@ -50,7 +52,7 @@ extension VCPU {
     }
 
     /// Loads what will be stored to: faults as the store would.
-    func loadForWrite<T: GuestInteger>(
+    package func loadForWrite<T: GuestInteger>(
         _ segment: Int, _ offset: UInt64, as type: T.Type = T.self
     ) throws(CPUException) -> T {
         let linear = try checkedLinear(segment, offset, MemoryLayout<T>.size, write: true)
@@ -104,7 +106,7 @@ extension VCPU {
 
     // MARK: Slow paths
 
-    /// Linear address after the segment's checks, alignment and watchpoints.
+    /// Linear address after the segment's and alignment checks.
     private func checkedLinear(
         _ segment: Int, _ offset: UInt64, _ size: Int, write: Bool
     ) throws(CPUException) -> UInt64 {
@@ -115,7 +117,6 @@ extension VCPU {
         }
         if s.pointee.slow_memory != 0 {
             if alignmentChecked && linear & UInt64(size - 1) != 0 { throw .alignmentCheck }
-            matchDataBreakpoint(linear, size: size, write: write)
         }
         return linear
     }
@@ -143,13 +144,16 @@ extension VCPU {
     @inline(never)
     private func loadSlowly(_ segment: Int, _ offset: UInt64, _ size: Int) throws(CPUException) -> UInt64 {
         let linear = try checkedLinear(segment, offset, size, write: false)
-        return try loadLinearSlowly(linear, size, supervisor: false)
+        let value = try loadLinearSlowly(linear, size, supervisor: false)
+        if s.pointee.slow_memory != 0 { matchDataBreakpoint(linear, size: size, write: false) }
+        return value
     }
 
     @inline(never)
     private func storeSlowly(_ segment: Int, _ offset: UInt64, _ value: UInt64, _ size: Int) throws(CPUException) {
         let linear = try checkedLinear(segment, offset, size, write: true)
         try storeLinearSlowly(linear, value, size, supervisor: false)
+        if s.pointee.slow_memory != 0 { matchDataBreakpoint(linear, size: size, write: true) }
     }
 
     @inline(never)
@@ -162,6 +166,7 @@ extension VCPU {
         let page = physical >> 12
         guard isMemoryPage(page), s.pointee.page_flags[Int(page)] & 5 == 0 else { return nil }
         s.pointee.page_flags[Int(page)] |= 2
+        if s.pointee.slow_memory != 0 { matchDataBreakpoint(linear, size: size, write: true) }
         return UnsafeMutableRawPointer(s.pointee.ram + Int(physical))
     }
 
@@ -242,13 +247,13 @@ extension VCPU {
 
     /// Loads from a linear address as descriptor tables and task states are read: with supervisor rights unless told
     /// otherwise.
-    func loadLinear<T: GuestInteger>(_ linear: UInt64, supervisor: Bool) throws(CPUException) -> T {
+    package func loadLinear<T: GuestInteger>(_ linear: UInt64, supervisor: Bool) throws(CPUException) -> T {
         if s.pointee.long_mode != 0 && !isCanonical(linear) { throw .generalProtection(0) }
         return T(truncatingIfNeeded: try loadLinearSlowly(linear, MemoryLayout<T>.size, supervisor: supervisor))
     }
 
     /// Stores to a linear address likewise.
-    func storeLinear<T: GuestInteger>(_ linear: UInt64, _ value: T, supervisor: Bool) throws(CPUException) {
+    package func storeLinear<T: GuestInteger>(_ linear: UInt64, _ value: T, supervisor: Bool) throws(CPUException) {
         if s.pointee.long_mode != 0 && !isCanonical(linear) { throw .generalProtection(0) }
         try storeLinearSlowly(
             linear, UInt64(truncatingIfNeeded: value), MemoryLayout<T>.size, supervisor: supervisor)

@@ -22,6 +22,10 @@ private struct Translation {
     /// log2 of the page's size.
     var shift: UInt64
     var key: UInt64
+    /// Where the entry that maps the page is, and what it was.
+    var leaf: UInt64 = 0
+    var entry: UInt64 = 0
+    var isWide = true
 }
 
 extension VCPU {
@@ -61,7 +65,8 @@ extension VCPU {
         let isUser = context == Int(ROOST_TLB_USER)
         let found = try walk(linear, write: write, user: isUser, fetch: false)
         let protection = try checkData(found, linear, write: write, context: context)
-        fill(entry, tag, linear, found, writable: protection && found.dirty)
+        setEntry(found.leaf, found.entry, write ? 0x60 : 0x20, wide: found.isWide)
+        fill(entry, tag, linear, found, writable: protection && (write || found.dirty))
         return found.physical
     }
 
@@ -125,7 +130,7 @@ extension VCPU {
 
     /// Guest-physical address of an instruction fetch.
     @inline(__always)
-    func translateFetch(_ linear: UInt64) throws(CPUException) -> UInt64 {
+    package func translateFetch(_ linear: UInt64) throws(CPUException) -> UInt64 {
         let isUser = s.pointee.cpl == 3
         let entry =
             s.pointee.fetch_tlb.unsafelyUnwrapped + Int(truncatingIfNeeded: (linear >> 12) & 511) + (isUser ? 512 : 0)
@@ -147,6 +152,7 @@ extension VCPU {
             let code: UInt32 = 1 | (isUser ? 4 : 0) | told
             if found.executeDisable || (isUser && !found.user) { throw pageFault(linear, code) }
             if !isUser && found.user && s.pointee.cr4 & 0x10_0000 != 0 { throw pageFault(linear, code) }
+            setEntry(found.leaf, found.entry, 0x20, wide: found.isWide)
             physical = found.physical
         }
         let page = physical >> 12
@@ -164,7 +170,8 @@ extension VCPU {
 
     // MARK: The walk
 
-    /// Walks the paging structures, sets accessed and dirty bits; throws on entries not present or reserved bits set.
+    /// Walks the paging structures, sets accessed bits above the last level (the last entry's A and D are the caller's, after
+    /// the rights are checked); throws on entries not present or reserved bits set.
     private func walk(_ linear: UInt64, write: Bool, user: Bool, fetch: Bool) throws(CPUException) -> Translation {
         s.pointee.page_walks &+= 1
         let code: UInt32 = (write ? 2 : 0) | (user ? 4 : 0) | (fetch && fetchIsReported ? 0x10 : 0)
@@ -203,10 +210,8 @@ extension VCPU {
                 result.shift = shift
                 result.global = entry & 0x100 != 0 && s.pointee.cr4 & 0x80 != 0
                 result.key = (entry >> 59) & 15
-                let mayWrite = result.writable || (!user && s.pointee.cr0 & 0x1_0000 == 0)
-                let sets: UInt64 = 0x20 | (write && mayWrite && (result.user || !user) ? 0x40 : 0)
-                setEntry(address, entry, sets, wide: true)
-                result.dirty = (entry | sets) & 0x40 != 0
+                (result.leaf, result.entry) = (address, entry)
+                result.dirty = entry & 0x40 != 0
                 return result
             }
             setEntry(address, entry, 0x20, wide: true)
@@ -241,10 +246,8 @@ extension VCPU {
             result.physical = (entry & 0xFFFF_F000) | (linear & 0xFFF)
         }
         result.global = entry & 0x100 != 0 && s.pointee.cr4 & 0x80 != 0
-        let mayWrite = result.writable || (!user && s.pointee.cr0 & 0x1_0000 == 0)
-        let sets: UInt64 = 0x20 | (write && mayWrite && (result.user || !user) ? 0x40 : 0)
-        setEntry(at, entry, sets, wide: false)
-        result.dirty = (entry | sets) & 0x40 != 0
+        (result.leaf, result.entry, result.isWide) = (at, entry, false)
+        result.dirty = entry & 0x40 != 0
         return result
     }
 
@@ -273,12 +276,13 @@ extension VCPU {
     // MARK: Flushing
 
     /// Forgets every translation.
-    func flushTLB() {
+    package func flushTLB() {
         let entries = Int(ROOST_TLB_ENTRIES) * Int(ROOST_TLB_CONTEXTS)
         memset(s.pointee.tlb_contexts.0.unsafelyUnwrapped, 0xFF, entries * MemoryLayout<roost_tlb_entry>.stride)
         flushFetch()
         s.pointee.large_pages = 0
         s.pointee.huge_pages = 0
+        // The tags begin anew with the tables empty: the next one must differ from the one in force.
         s.pointee.address_space = 1
         s.pointee.next_address_space = 1
         s.pointee.jump_generation &+= 1
@@ -291,11 +295,10 @@ extension VCPU {
     }
 
     /// Leaves all translations that aren't global behind.
-    func newAddressSpace() {
+    package func newAddressSpace() {
         let next = s.pointee.next_address_space &+ 1
         if next >= 2048 {
             flushTLB()
-            s.pointee.next_address_space = 1
         } else {
             s.pointee.next_address_space = next
             s.pointee.address_space = next
@@ -304,7 +307,7 @@ extension VCPU {
     }
 
     /// INVLPG: forgets one page, in every address space.
-    func flushPage(_ linear: UInt64) {
+    package func flushPage(_ linear: UInt64) {
         flushFetch()
         s.pointee.jump_generation &+= 1
         updateJumpKey()
@@ -338,7 +341,7 @@ extension VCPU {
     }
 
     /// A page now holds decoded code: stores to it must be noticed.
-    func protectCodePage(_ page: UInt64) {
+    package func protectCodePage(_ page: UInt64) {
         let entries = Int(ROOST_TLB_ENTRIES) * Int(ROOST_TLB_CONTEXTS)
         let table = s.pointee.tlb_contexts.0.unsafelyUnwrapped
         for n in 0..<entries where table[n].physical >> 12 == page { table[n].write_tag = ~0 }

@@ -134,6 +134,7 @@ public struct CPUModel: Sendable {
         ("x86-64-v2", v2, "GenuineIntel", 0x106A3, "Roost x86-64-v2 processor"),
         ("x86-64-v3", v3, "GenuineIntel", 0x306C1, "Roost x86-64-v3 processor"),
         ("server", server, "GenuineIntel", 0x50654, "Roost server processor"),
+        ("server-la57", server + ["la57"], "GenuineIntel", 0x606A6, "Roost server processor"),
     ]
 
     /// What `--cpu` takes.
@@ -153,9 +154,10 @@ public struct CPUModel: Sendable {
     public static let host: CPUModel = {
         let always: Set<String> = [
             "x2apic", "tsc_deadline_timer", "hypervisor", "pcid", "invpcid", "constant_tsc", "smap",
-            "smep", "rdrand", "rdseed", "fsgsbase", "pku", "xgetbv1", "pdpe1gb", "erms", "clflushopt", "clwb", "rdtscp",
+            "smep", "rdrand", "rdseed", "fsgsbase", "xgetbv1", "pdpe1gb", "erms", "clflushopt", "clwb", "rdtscp",
         ]
-        let never: Set<String> = ["la57"]
+        // PKU needs PKRU in the XSAVE area, which it isn't: Linux would fail to deliver signals.
+        let never: Set<String> = ["la57", "pku"]
         let names = bits.filter { !never.contains($0.name) && (hostHas($0) || always.contains($0.name)) }.map(\.name)
         let vendor = cpuid(0, 0)
         var text: [UInt8] = []
@@ -249,7 +251,7 @@ public struct CPUModel: Sendable {
             add(0x8000_0005, ~0, [0, 0, 0x2008_0140, 0x2008_0140])
             add(0x8000_0006, ~0, [0, 0, 0x0200_6140, 0])
             add(0x8000_0007, ~0, words[0x8000_0007] ?? [0, 0, 0, 0])
-            add(0x8000_0008, ~0, [0x302E, 0, 0, 0])
+            add(0x8000_0008, ~0, [has.contains("la57") ? 0x392E : 0x302E, 0, 0, 0])
         }
         return rows
     }

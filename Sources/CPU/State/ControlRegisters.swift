@@ -4,7 +4,7 @@ internal import CHost
 extension VCPU {
     /// The control-register instructions.
     @inline(never)
-    func executeControl(_ i: UnsafePointer<Instruction>) throws(CPUException) {
+    package func executeControl(_ i: UnsafePointer<Instruction>) throws(CPUException) {
         switch i.pointee.operation {
         case .smsw: return try storeMachineStatus(i)
         case .clts:
@@ -67,7 +67,7 @@ extension VCPU {
     }
 
     /// MOV to CR0.
-    func writeCR0(_ value: UInt64) throws(CPUException) {
+    package func writeCR0(_ value: UInt64) throws(CPUException) {
         if value >> 32 != 0 { throw .generalProtection(0) }
         let new = (value & 0xE005_003F) | 0x10
         let old = s.pointee.cr0
@@ -94,7 +94,7 @@ extension VCPU {
     }
 
     /// MOV to CR3.
-    func writeCR3(_ value: UInt64) throws(CPUException) {
+    package func writeCR3(_ value: UInt64) throws(CPUException) {
         let keeps = s.pointee.cr4 & 0x2_0000 != 0 && value >> 63 != 0
         let new = value & ~(1 << 63)
         if s.pointee.long_mode != 0 {
@@ -133,7 +133,7 @@ extension VCPU {
     }
 
     /// MOV to CR4.
-    func writeCR4(_ value: UInt64) throws(CPUException) {
+    package func writeCR4(_ value: UInt64) throws(CPUException) {
         let old = s.pointee.cr4
         if value & ~s.pointee.cr4_allowed != 0 { throw .generalProtection(0) }
         if s.pointee.long_mode != 0 {
@@ -154,7 +154,7 @@ extension VCPU {
     }
 
     /// MOV to CR8: the local APIC's task priority.
-    func writeCR8(_ value: UInt64) throws(CPUException) {
+    package func writeCR8(_ value: UInt64) throws(CPUException) {
         if value > 15 { throw .generalProtection(0) }
         s.pointee.cr8 = value
         s.pointee.exit_kind = ExitKind.taskPriority.rawValue
@@ -191,7 +191,7 @@ extension VCPU {
     }
 
     /// WRMSR of EFER.
-    func writeEFER(_ value: UInt64) throws(CPUException) {
+    package func writeEFER(_ value: UInt64) throws(CPUException) {
         if value & ~s.pointee.efer_allowed & ~0x400 != 0 { throw .generalProtection(0) }
         let old = s.pointee.efer
         if (old ^ value) & 0x100 != 0 && s.pointee.cr0 & 0x8000_0000 != 0 { throw .generalProtection(0) }

@@ -62,7 +62,7 @@ public final class Serial16550A: BusDevice, Saveable {
         contents.withLock { max(0, Self.inputCapacity - $0.state.backlog.count) }
     }
 
-    /// Sets what is called, with no lock held, when the guest has read all after `receive` had to refuse bytes.
+    /// Sets what is called, with no lock held, when the guest has read all after there was no room left.
     public func onInputDrained(_ body: @escaping @Sendable () -> Void) { contents.withLock { $0.drained = body } }
 
     /// Brings bytes from the host (admitted through the door by the caller); returns how many were taken.
@@ -71,7 +71,7 @@ public final class Serial16550A: BusDevice, Saveable {
         update { contents in
             let count = min(bytes.count, max(0, Self.inputCapacity - contents.state.backlog.count))
             contents.state.backlog.append(contentsOf: bytes.prefix(count))
-            if count < bytes.count { contents.isFull = true }
+            if contents.state.backlog.count >= Self.inputCapacity { contents.isFull = true }
             contents.state.fill()
             return count
         }
