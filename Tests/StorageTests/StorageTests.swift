@@ -76,6 +76,8 @@ private func failure(_ path: String, readOnly: Bool = false) -> StorageError? {
             #expect(failure(file.path)?.description.contains("process \(getpid())") == true)
             withExtendedLifetime(writer) {}
         }
+        // Another test's child may hold the descriptor between fork and exec.
+        for _ in 0..<100 where failure(file.path, readOnly: true) != nil { usleep(10_000) }
         let reader = try RawImage(path: file.path, readOnly: true)
         #expect(failure(file.path, readOnly: true) == nil)
         #expect(failure(file.path)?.code == .inUse)

@@ -119,6 +119,7 @@ public struct Decoder {
         }
         if map == 0 || map > 3 { return ranOut }
         vvvv = (~second >> 3) & (is64 ? 15 : 7)
+        // Outside 64-bit mode W widens nothing, but some rows are told apart by it.
         if !is64 { rex &= 8 }
         vexL = second & 4 != 0
         prefix = Int(second & 3)

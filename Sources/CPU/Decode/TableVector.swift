@@ -163,14 +163,16 @@ extension InstructionTable {
         66.0F3A.17 EXTRACTPS Ed,Vdq,Ib wr +sse41
         V66.0F3A.14 VPEXTRB Eb,Vdq,Ib wr L0 W0 +avx
         V66.0F3A.15 VPEXTRW Ew,Vdq,Ib wr L0 W0 +avx
-        V66.0F3A.16 VPEXTRD Ey,Vdq,Ib wr L0 +avx
+        V66.0F3A.16 VPEXTRD Ey,Vdq,Ib wr L0 W0 +avx
+        V66.0F3A.16 VPEXTRQ Ey,Vdq,Ib wr L0 W1 o64 +avx
         V66.0F3A.17 VEXTRACTPS Ed,Vdq,Ib wr L0 +avx
         66.0F3A.20 PINSRB Vdq,Eb,Ib +sse41
         66.0F3A.21 INSERTPS Vdq,Wd,Ib +sse41
         66.0F3A.22 PINSRD Vdq,Ey,Ib +sse41
         V66.0F3A.20 VPINSRB Vdq,Hdq,Eb,Ib L0 W0 +avx
         V66.0F3A.21 VINSERTPS Vdq,Hdq,Wd,Ib L0 +avx
-        V66.0F3A.22 VPINSRD Vdq,Hdq,Ey,Ib L0 +avx
+        V66.0F3A.22 VPINSRD Vdq,Hdq,Ey,Ib L0 W0 +avx
+        V66.0F3A.22 VPINSRQ Vdq,Hdq,Ey,Ib L0 W1 o64 +avx
         66.0F3A.40 DPPS Vdq,Wdq,Ib al +sse41
         66.0F3A.41 DPPD Vdq,Wdq,Ib al +sse41
         66.0F3A.42 MPSADBW Vdq,Wdq,Ib al +sse41

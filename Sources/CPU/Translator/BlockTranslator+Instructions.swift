@@ -345,7 +345,8 @@ extension BlockTranslator {
             }
         case .xadd:
             withRM(n, 0xC0 | byteForm, map: 1, reg: reg, byteReg: p.reg, reads: true, writes: true, use: use)
-            if p.reg < 16 && Self.host(p.reg) == nil { storeBack(p.reg, scratch1) }
+            // Of two names of one register, the sum's counts.
+            if p.reg < 16 && Self.host(p.reg) == nil && p.rm != p.reg { storeBack(p.reg, scratch1) }
         case .cmpxchg:
             withRM(n, 0xB0 | byteForm, map: 1, reg: reg, byteReg: p.reg, reads: true, writes: true, use: use)
         default:

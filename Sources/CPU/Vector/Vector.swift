@@ -235,7 +235,8 @@ extension VCPU {
         var place = (3, UInt64(0))
         if size != 0 {
             place = try operandAddress(entry, i)
-            if writes { try probeStore(place.0, place.1, size) }
+            // Reaching MMX state changes the x87's tags: a fault must come before.
+            if writes { try probeStore(place.0, place.1, size, always: mmx) }
         }
         // `store` may fault or leave for the device model: registers must not have changed then. Stores change none.
         try withUnsafeMutablePointer(to: &buffer) { (p) throws(CPUException) in

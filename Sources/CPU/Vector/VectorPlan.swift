@@ -50,7 +50,10 @@ extension VCPU {
         plan.extra = i.pointee.extra & 15
         plan.isMemory = i.pointee.isMemory
         plan.immediate = UInt8(truncatingIfNeeded: i.pointee.immediate)
-        plan.wide = i.pointee.prefixes.contains(.wide) && row.operation != .x87
+        // Outside 64-bit mode W means something only to rows that are told apart by it.
+        plan.wide =
+            i.pointee.prefixes.contains(.wide) && row.operation != .x87
+            && (s.pointee.code_size == 8 || row.attributes.contains(.w1))
         plan.long = i.pointee.prefixes.contains(.vex256)
         plan.legacyState = row.operation == .x87 || row.operation == .mmx
         if row.fixedModRM != 0 {

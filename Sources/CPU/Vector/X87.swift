@@ -196,8 +196,7 @@ extension VCPU {
         let size = wide ? 4 : 2
         let segment = Int(i.pointee.segment)
         let offset = effectiveAddress(i)
-        let _: UInt8 = try loadForWrite(segment, offset &+ UInt64(7 &* size &+ (whole ? 79 : -1)))
-        let _: UInt8 = try loadForWrite(segment, offset)
+        try probeStore(segment, offset, 7 &* size &+ (whole ? 80 : 0), always: true)
         let words = environment(wide: wide)
         for n in 0..<7 {
             let place = offset &+ UInt64(n &* size)
@@ -224,8 +223,11 @@ extension VCPU {
         let segment = Int(i.pointee.segment)
         let offset = effectiveAddress(i)
         var words = [7 of UInt32](repeating: 0)
-        // As processors do, the end is looked at first.
-        let _: UInt8 = try load(segment, offset &+ UInt64(7 &* size &+ (whole ? 79 : -1)))
+        // As processors do, the end is looked at first where it lies on another page.
+        let end = offset &+ UInt64(7 &* size &+ (whole ? 79 : -1))
+        if (linearAddress(segment, offset) ^ linearAddress(segment, end)) & ~0xFFF != 0 {
+            let _: UInt8 = try load(segment, end)
+        }
         for n in 0..<7 {
             let place = offset &+ UInt64(n &* size)
             if wide {

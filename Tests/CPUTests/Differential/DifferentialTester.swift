@@ -83,7 +83,11 @@ final class DifferentialTester {
         if expected.errorCode | hidden != got.errorCode | hidden {
             return "error code \(hex(expected.errorCode)), got \(hex(got.errorCode))"
         }
-        if expected.faultAddress != got.faultAddress {
+        // CMPS reads its two operands in an order of the processor's own.
+        if i.operation == .cmps && expected.vector == 14 { return nil }
+        // So does the x87's environment, in parts.
+        let inParts = [OperandKind.mEnv, .mState].contains(row.operands.0)
+        if expected.faultAddress != got.faultAddress && !inParts {
             return "fault address \(hex(expected.faultAddress)), got \(hex(got.faultAddress))"
         }
         if expected.rip != got.rip { return "rip \(hex(expected.rip)), got \(hex(got.rip))" }
