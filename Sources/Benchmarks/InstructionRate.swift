@@ -41,7 +41,9 @@ struct Loop {
         cpu.attach(memory: memory)
         let run: () -> VMExit
         if translates {
-            let translator = try Translator(cpu: cpu, memory: memory)
+            var settings = Translator.Settings()
+            settings.counts = true
+            let translator = try Translator(cpu: cpu, memory: memory, settings: settings)
             run = { translator.run() }
         } else {
             let interpreter = Interpreter(cpu: cpu, memory: memory)

@@ -68,6 +68,7 @@ public final class GuestMemory: @unchecked Sendable {
     public static let pageSize: UInt64 = 4096
 
     private let shared: SharedMemory
+    private var codeObserver: (@Sendable (UInt64) -> Void)?
     /// RAM and ROM, by address, not overlapping.
     public private(set) var regions: [MemoryRegion]
     /// Bytes of RAM.
@@ -171,9 +172,16 @@ public final class GuestMemory: @unchecked Sendable {
         guard length > 0, isRAM(address, length: length) else { return }
         for page in (address.rawValue / 4096)...((address.rawValue + UInt64(length) - 1) / 4096) {
             let old = roost_set_flags(pageFlags + Int(page), PageFlags.dirty.rawValue)
-            if old & PageFlags.code.rawValue != 0 { roost_increment(codeVersions + Int(page)) }
+            if old & PageFlags.code.rawValue != 0 {
+                roost_increment(codeVersions + Int(page))
+                codeObserver?(page)
+            }
         }
     }
+
+    /// Has `observer` told of every page marked `.code` that is written from outside the CPU, on the thread that does it
+    /// (set-up only).
+    public func onCodeWritten(_ observer: @escaping @Sendable (UInt64) -> Void) { codeObserver = observer }
 
     /// Loads a value (little-endian, any alignment; one host load where aligned).
     public func load<T: FixedWidthInteger & BitwiseCopyable>(_ address: GuestPhysicalAddress, as type: T.Type = T.self)

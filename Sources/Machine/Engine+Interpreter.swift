@@ -2,8 +2,19 @@
 internal import CPU
 internal import DeviceModel
 
-extension Interpreter: Engine {}
-extension Translator: Engine {}
+extension Interpreter: Engine {
+    package func report(to statistics: inout RunStatistics) {}
+}
+
+extension Translator: Engine {
+    package func report(to statistics: inout RunStatistics) {
+        statistics.translations = translations
+        statistics.codeEntries = entries
+        statistics.codeBytes = codeBytes
+        statistics.codeFlushes = codeFlushes
+        statistics.callouts = callouts
+    }
+}
 
 extension Processor {
     /// Makes the engine for the configured CPU model.
@@ -26,7 +37,10 @@ extension Processor {
         case .interpreter: return Interpreter(cpu: cpu, memory: memory)
         case .translator:
             do {
-                return try Translator(cpu: cpu, memory: memory)
+                var settings = Translator.Settings()
+                settings.codeCache = Int(min(configuration.codeCache, 512 << 20))
+                settings.counts = configuration.countsInstructions
+                return try Translator(cpu: cpu, memory: memory, settings: settings)
             } catch {
                 throw MachineError(.host, "cannot make room for translated code: \(error)")
             }

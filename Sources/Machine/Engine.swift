@@ -13,4 +13,6 @@ package protocol Engine: AnyObject {
     var canTakeInterrupt: Bool { get }
     /// Injects an external interrupt; false if that was a triple fault.
     func inject(vector: UInt8) -> Bool
+    /// Adds what only this engine counts.
+    func report(to statistics: inout RunStatistics)
 }

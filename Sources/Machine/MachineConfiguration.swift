@@ -64,7 +64,11 @@ public struct MachineConfiguration: Sendable {
     /// The CPU model's name; nil is what the host has.
     public var cpuModel: String?
     /// What runs the processor.
-    public var engine: EngineKind = .interpreter
+    public var engine: EngineKind = .translator
+    /// Bytes for translated code.
+    public var codeCache: UInt64 = 32 << 20
+    /// Whether translated code counts its instructions (the interpreter always does).
+    public var countsInstructions = false
     /// Number of processors; 1.
     public var processors = 1
     /// Bytes of RAM.

@@ -275,6 +275,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
         unsafe statistics.pageWalks = state.pointee.page_walks
         unsafe statistics.exceptions = state.pointee.exceptions
         statistics.elapsed &+= door.now &- started
+        engine?.report(to: &statistics)
         for (kind, count) in exitCounts.enumerated() where count > 0 {
             statistics.exits[VMExit.kindNames[kind]] = count
         }

@@ -21,6 +21,16 @@ public struct RunStatistics: Sendable, Codable, Equatable {
     public var elapsed: UInt64 = 0
     /// Nanoseconds of them spent halted.
     public var halted: UInt64 = 0
+    /// Blocks translated.
+    public var translations: UInt64 = 0
+    /// Times that translated code was entered from the dispatcher.
+    public var codeEntries: UInt64 = 0
+    /// Bytes of translated code.
+    public var codeBytes: UInt64 = 0
+    /// Times that the code cache was emptied.
+    public var codeFlushes: UInt64 = 0
+    /// Instructions that translated code left to the interpreter, by mnemonic.
+    public var callouts: [String: UInt64] = [:]
     /// Times the guest was started again.
     public var resets: UInt64 = 0
 
@@ -48,6 +58,14 @@ public struct RunStatistics: Sendable, Codable, Equatable {
         }
         for (name, count) in accesses.sorted(by: { ($1.value, $0.key) < ($0.value, $1.key) }).prefix(12) {
             lines.append("accesses      \(name) \(count)")
+        }
+        if translations > 0 {
+            lines.append(
+                "translations  \(translations), \(codeBytes >> 10) KiB of code, entered \(codeEntries) times, emptied \(codeFlushes) times"
+            )
+        }
+        for (name, count) in callouts.sorted(by: { ($1.value, $0.key) < ($0.value, $1.key) }).prefix(24) {
+            lines.append("interpreted   \(name) \(count)")
         }
         return lines.joined(separator: "\n")
     }

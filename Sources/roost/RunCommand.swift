@@ -18,7 +18,10 @@ struct RunCommand: ParsableCommand {
     var image: String?
 
     @Option(help: "What runs the processor.")
-    var engine: EngineKind = .interpreter
+    var engine: EngineKind = .translator
+
+    @Option(help: "Memory for translated code, at least 1M.")
+    var codeCache: MemorySize = MemorySize(bytes: 32 << 20)
 
     @Option(help: "The processor's model (default: what the host has, without AVX-512).")
     var cpu: String?
@@ -80,6 +83,9 @@ struct RunCommand: ParsableCommand {
     }
 
     private func configuration() throws -> MachineConfiguration {
+        if codeCache.bytes < 1 << 20 || codeCache.bytes > 512 << 20 {
+            throw ValidationError("--code-cache must be between 1M and 512M")
+        }
         var disks = disk.map(\.value)
         let boot: BootSource
         if let image {
@@ -96,6 +102,8 @@ struct RunCommand: ParsableCommand {
         var configuration = MachineConfiguration(boot: boot)
         configuration.cpuModel = cpu
         configuration.engine = engine
+        configuration.codeCache = codeCache.bytes
+        configuration.countsInstructions = stats || json
         configuration.processors = cpus
         configuration.memory = memory.bytes
         configuration.disks = disks

@@ -28,6 +28,7 @@ final class ScriptedEngine: Engine {
     func complete(_ value: UInt64) { answers.append(value) }
     func completeWithGeneralProtection() { refusals += 1 }
     var canTakeInterrupt: Bool { interruptible }
+    func report(to statistics: inout RunStatistics) {}
     func inject(vector: UInt8) -> Bool {
         injected.append(vector)
         return true

@@ -60,9 +60,10 @@ typedef struct {
     uint8_t  long_mode;          // EFER.LMA
     uint8_t  slow_memory;        // data watchpoints or #AC armed: tlb points at the never-matching table
     uint32_t mode_key;           // everything that decoding depends on; part of a block's identity
-    uint16_t address_space;      // TLB tag now in force, 1..2047
+    uint16_t address_space;      // TLB tag now in force, 1..2047; `tlb_tag` is the same
     uint8_t  interrupt_shadow;   // STI, MOV SS: 1 = interrupts, 2 = also debug traps are held for one instruction
     uint8_t  nmi_blocked;
+    uint64_t tlb_tag;            // address_space widened: what translated code adds to a page's address
     roost_tlb_entry *tlb;        // the table for tlb_context
     uint64_t linear_mask;        // ~0 in 64-bit mode, 0xffffffff elsewhere
     uint64_t effective_base[8];  // base to add: 0 for ES CS SS DS in 64-bit mode
@@ -76,14 +77,25 @@ typedef struct {
     uint64_t ram_limit;          // first guest-physical address without a page_flags entry
     uint32_t *code_versions;     // one count a guest-physical page, raised by every write to a page marked as code
     void    *blocks;             // the interpreter's BlockCache
-    void    *translation;        // the translator's TranslationCache; zero under the interpreter
-    void    *self_;              // this block, for translated code
-    uint64_t entry;              // where translated code is entered
-    uint64_t chain_site;         // the jump that translated code left by, to be patched; 0 none
-    void    *jump_table;         // the translator's table from linear addresses to host code
-    uint64_t jump_key;           // what an entry of it must carry: address space, CPL, mode, generation
-    uint64_t jump_generation;    // raised whenever translations are flushed
     const void *block_end;       // end of the running block; zero makes the loop stop after the current instruction
+
+    // ---- the translator (see CPU/Translator) ---------------------------------------------------------------------
+    void    *translation;        // its TranslationCache; zero under the interpreter
+    void    *self_;              // this block, for translated code
+    uint64_t entry;              // where translated code is entered; the target of an indirect call on its way
+    uint64_t stack_base;         // host stack pointer of translated code with nothing on its return stack
+    uint64_t stack_floor;        // below this the return stack is dropped
+    uint64_t code_page;          // RIP of the first byte of the running code's page, not yet truncated
+    uint64_t chain_site;         // the jump that translated code left by, to be patched; 0 none
+    void    *jump_table;         // from instruction addresses to host code (JumpEntry)
+    uint64_t jump_key;           // what an entry of it must carry: generation, address space, mode
+    uint32_t jump_generation;    // raised whenever code may be somewhere else than it was
+    uint8_t  local_code;         // supervisor code that isn't global is in the jump table
+    uint8_t  vectors_live;       // the host's vector registers and MXCSR hold the guest's
+    uint8_t  vectors_usable;     // 1: SSE may run inline, 2: AVX too
+    uint8_t  code_written;       // set by a store of this vCPU to translated code
+    uint64_t code_filter[64];    // a bit for each linear page (hashed) that code was fetched from
+    uint64_t saved_mxcsr;        // the host's, while vectors_live
     roost_tlb_entry *tlb_contexts[ROOST_TLB_CONTEXTS];
     roost_tlb_entry *tlb_never_matching;  // in force while watchpoints or #AC are armed
     roost_tlb_entry *fetch_tlb;  // 512 entries for the supervisor, 512 for the user
@@ -136,10 +148,16 @@ typedef struct {
     // ---- vector and x87 state: the standard (non-compacted) XSAVE area (SDM 1 13.4) -----------------------------
     // The block is page-aligned; the assertion below keeps this part aligned to 64.
     void    *vector_thunks;      // the vector unit's cache of generated code (see CPU/Vector/ThunkCache)
-    uint64_t xsave_padding[4];
+    uint64_t xsave_padding[7];
     uint64_t xsave[320];
 } roost_vcpu;
 _Static_assert(offsetof(roost_vcpu, xsave) % 64 == 0, "xsave must be aligned to 64");
+
+// The TLBs, one for each context and the one that never matches, follow the block in its allocation, so that translated
+// code reaches them at a constant distance.
+#define ROOST_TLB_OFFSET ((sizeof(roost_vcpu) + 4095) & ~(size_t)4095)
+static inline size_t roost_tlb_offset(void) { return ROOST_TLB_OFFSET; }
+static inline uint64_t *roost_code_filter_at(roost_vcpu *cpu, size_t n) { return &cpu->code_filter[n & 63]; }
 
 // Bits of roost_vcpu.attention, set by any thread.
 #define ROOST_ATTENTION_KICK 1u          // return VMExit.interrupted

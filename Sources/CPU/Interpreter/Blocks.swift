@@ -14,6 +14,8 @@ struct Block {
     var physical: UInt64 = ~0
     /// Page of the last instruction's tail when it crosses a page end, else the same page.
     var secondPage: UInt64 = 0
+    /// The linear page, where that is part of its identity (see BlockTranslator.absoluteStart), else 0.
+    var absolute: UInt64 = 0
     var modeKey: UInt32 = 0
     var version: UInt32 = 0
     var secondVersion: UInt32 = 0
@@ -32,7 +34,7 @@ struct Block {
 /// All decoded blocks of one vCPU.
 struct BlockCache {
     static var tableSize: Int { 1 << 16 }
-    static var capacity: Int { 1 << 18 }
+    static var capacity: Int { 1 << 19 }
     static var maximumCount: Int { 32 }
 
     let table: UnsafeMutablePointer<Block>
@@ -87,6 +89,7 @@ extension VCPU {
         s.pointee.page_flags[Int(page)] &= ~1
         roost_increment(s.pointee.code_versions + Int(page))
         s.pointee.block_end = nil
+        forgetTranslations(page: Int(page))
     }
 
     /// The block at RIP, decoded now if it isn't known.
@@ -95,13 +98,15 @@ extension VCPU {
         let linear = (s.pointee.rip &+ roost_effective_base_at(s, Int(ROOST_CS)).pointee) & s.pointee.linear_mask
         let physical = try translateFetch(linear)
         let block = blocks.pointee.table + BlockCache.slot(physical, s.pointee.mode_key)
+        let absolute = linear >= BlockTranslator.absoluteStart && s.pointee.code_size == 8 ? linear & ~4095 : 0
         if block.pointee.physical == physical && block.pointee.modeKey == s.pointee.mode_key
+            && block.pointee.absolute == absolute
             && s.pointee.code_versions[Int(physical >> 12)] == block.pointee.version
             && (block.pointee.secondPage == physical >> 12 || stillWhole(block, linear))
         {
             return UnsafePointer(block)
         }
-        return try buildBlock(block, linear, physical)
+        return try buildBlock(block, linear, physical, absolute)
     }
 
     /// Whether a block that crosses a page end still continues on the page it was decoded from.
@@ -114,7 +119,7 @@ extension VCPU {
 
     @inline(never)
     private func buildBlock(
-        _ block: UnsafeMutablePointer<Block>, _ linear: UInt64, _ physical: UInt64
+        _ block: UnsafeMutablePointer<Block>, _ linear: UInt64, _ physical: UInt64, _ absolute: UInt64
     ) throws(CPUException) -> UnsafePointer<Block> {
         if blocks.pointee.used + BlockCache.maximumCount > BlockCache.capacity {
             blocks.pointee.removeAll()
@@ -128,6 +133,7 @@ extension VCPU {
         let bytes = UnsafePointer(s.pointee.ram + Int(physical))
         var built = Block(physical: physical, secondPage: page, modeKey: s.pointee.mode_key, version: version)
         built.first = UInt32(start)
+        built.absolute = absolute
         var offset = 0
         var count = 0
         building: while count < BlockCache.maximumCount && offset < 240 {
@@ -210,7 +216,7 @@ extension VCPU {
     }
 
     /// Marks a range of a page as decoded, and the page as code.
-    private func markCode(_ page: UInt64, from first: UInt64, to end: UInt64) {
+    func markCode(_ page: UInt64, from first: UInt64, to end: UInt64) {
         let last = (max(end, first &+ 1) &- 1) >> 6
         let mask = (~UInt64(0) << (first >> 6)) & (~UInt64(0) >> (63 - min(last, 63)))
         blocks.pointee.chunks[Int(page)] |= mask

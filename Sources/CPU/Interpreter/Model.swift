@@ -89,6 +89,7 @@ extension VCPU {
             throw .generalProtection(0)
         }
         s.pointee.xcr0 = value
+        updateMode()
     }
 
     private func accessPKRU(write: Bool) throws(CPUException) {

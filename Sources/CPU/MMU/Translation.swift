@@ -135,8 +135,16 @@ extension VCPU {
         let entry =
             s.pointee.fetch_tlb.unsafelyUnwrapped + Int(truncatingIfNeeded: (linear >> 12) & 511) + (isUser ? 512 : 0)
         let tag = (linear & ~0xFFF) | UInt64(s.pointee.address_space)
-        if entry.pointee.read_tag == tag { return entry.pointee.physical | linear & 0xFFF }
+        if entry.pointee.read_tag == tag { return (entry.pointee.physical & ~0xFFF) | linear & 0xFFF }
         return try translateFetchSlowly(linear, entry, tag)
+    }
+
+    /// Whether the page that was just fetched from is global: it is there in every address space.
+    func isGlobalCode(_ linear: UInt64) -> Bool {
+        let entry =
+            s.pointee.fetch_tlb.unsafelyUnwrapped + Int(truncatingIfNeeded: (linear >> 12) & 511)
+            + (s.pointee.cpl == 3 ? 512 : 0)
+        return entry.pointee.physical & EntryFlags.global != 0
     }
 
     @inline(never)
@@ -144,7 +152,14 @@ extension VCPU {
         _ linear: UInt64, _ entry: UnsafeMutablePointer<roost_tlb_entry>, _ tag: UInt64
     ) throws(CPUException) -> UInt64 {
         if s.pointee.code_size == 8 && !isCanonical(linear) { throw .generalProtection(0) }
+        if entry.pointee.physical & EntryFlags.global != 0 && entry.pointee.read_tag != ~0
+            && (entry.pointee.read_tag ^ linear) & ~0xFFF == 0
+        {
+            entry.pointee.read_tag = tag
+            return (entry.pointee.physical & ~0xFFF) | linear & 0xFFF
+        }
         var physical = linear & 0xFFFF_FFFF
+        var isGlobal = false
         if s.pointee.cr0 & 0x8000_0000 != 0 {
             let isUser = s.pointee.cpl == 3
             let found = try walk(linear, write: false, user: isUser, fetch: true)
@@ -154,12 +169,17 @@ extension VCPU {
             if !isUser && found.user && s.pointee.cr4 & 0x10_0000 != 0 { throw pageFault(linear, code) }
             setEntry(found.leaf, found.entry, 0x20, wide: found.isWide)
             physical = found.physical
+            isGlobal = found.global
+            if found.shift == 21 || found.shift == 22 { s.pointee.large_pages |= 1 &<< ((linear >> 22) & 63) }
+            if found.shift == 30 { s.pointee.huge_pages |= 1 &<< ((linear >> 30) & 63) }
         }
         let page = physical >> 12
         // Code outside memory: a bus that answers nothing would read as ones.
         guard page < s.pointee.ram_limit >> 12, isMemoryPage(page) else { throw .generalProtection(0) }
         entry.pointee.read_tag = tag
-        entry.pointee.physical = page << 12
+        entry.pointee.physical = page << 12 | (isGlobal ? EntryFlags.global : 0)
+        let hash = codeHash(linear)
+        roost_code_filter_at(s, hash >> 6).pointee |= 1 &<< UInt64(hash & 63)
         return physical
     }
 
@@ -279,19 +299,40 @@ extension VCPU {
     package func flushTLB() {
         let entries = Int(ROOST_TLB_ENTRIES) * Int(ROOST_TLB_CONTEXTS)
         memset(s.pointee.tlb_contexts.0.unsafelyUnwrapped, 0xFF, entries * MemoryLayout<roost_tlb_entry>.stride)
-        flushFetch()
         s.pointee.large_pages = 0
         s.pointee.huge_pages = 0
         // The tags begin anew with the tables empty: the next one must differ from the one in force.
         s.pointee.address_space = 1
         s.pointee.next_address_space = 1
-        s.pointee.jump_generation &+= 1
-        updateJumpKey()
+        flushCode()
+        unchainPages()
         for n in 0..<16 { roost_pcid_tag_at(s, n).pointee = 0 }
     }
 
-    private func flushFetch() {
+    /// Forgets where code is.
+    private func flushCode() {
         memset(s.pointee.fetch_tlb.unsafelyUnwrapped, 0xFF, 1024 * MemoryLayout<roost_tlb_entry>.stride)
+        for n in 0..<64 { roost_code_filter_at(s, n).pointee = 0 }
+        s.pointee.jump_generation &+= 1
+        s.pointee.local_code = 0
+        updateJumpKey()
+    }
+
+    /// Where a page stands in `code_filter`.
+    @inline(__always)
+    private func codeHash(_ linear: UInt64) -> Int {
+        Int(truncatingIfNeeded: (linear >> 12) ^ (linear >> 24)) & 4095
+    }
+
+    /// A translation is about to go: forgets where code is if it may be one of code.
+    private func flushCode(at linear: UInt64, isLarge: Bool) {
+        let hash = codeHash(linear)
+        if linear >= BlockTranslator.absoluteStart {
+            flushCode()
+            unchainPages()
+        } else if isLarge || roost_code_filter_at(s, hash >> 6).pointee &>> UInt64(hash & 63) & 1 != 0 {
+            flushCode()
+        }
     }
 
     /// Leaves all translations that aren't global behind.
@@ -302,21 +343,26 @@ extension VCPU {
         } else {
             s.pointee.next_address_space = next
             s.pointee.address_space = next
-            updateJumpKey()
+            enteredAddressSpace()
         }
+    }
+
+    /// `address_space` has changed: supervisor code that isn't global may be elsewhere now.
+    package func enteredAddressSpace() {
+        if s.pointee.local_code != 0 {
+            s.pointee.jump_generation &+= 1
+            s.pointee.local_code = 0
+        }
+        updateJumpKey()
     }
 
     /// INVLPG: forgets one page, in every address space.
     package func flushPage(_ linear: UInt64) {
-        flushFetch()
-        s.pointee.jump_generation &+= 1
-        updateJumpKey()
-        if s.pointee.huge_pages & (1 &<< ((linear >> 30) & 63)) != 0 {
-            return flushRange(linear & ~0x3FFF_FFFF, 0x3FFF_FFFF)
-        }
-        if s.pointee.large_pages & (1 &<< ((linear >> 22) & 63)) != 0 {
-            return flushRange(linear & ~0x3F_FFFF, 0x3F_FFFF)
-        }
+        let isHuge = s.pointee.huge_pages & (1 &<< ((linear >> 30) & 63)) != 0
+        let isLarge = s.pointee.large_pages & (1 &<< ((linear >> 22) & 63)) != 0
+        flushCode(at: linear, isLarge: isHuge || isLarge)
+        if isHuge { return flushRange(linear & ~0x3FFF_FFFF, 0x3FFF_FFFF) }
+        if isLarge { return flushRange(linear & ~0x3F_FFFF, 0x3F_FFFF) }
         for context in 0..<Int(ROOST_TLB_CONTEXTS) {
             let entry = table(context) + Int(truncatingIfNeeded: (linear >> 12) & UInt64(ROOST_TLB_ENTRIES - 1))
             if (entry.pointee.read_tag ^ linear) & ~0xFFF == 0 { forget(entry) }

@@ -108,7 +108,7 @@ extension VCPU {
         let known = roost_pcid_tag_at(s, Int(pcid & 15)).pointee
         if keeps && known != 0 && known >> 16 == pcid {
             s.pointee.address_space = UInt16(truncatingIfNeeded: known)
-            updateJumpKey()
+            enteredAddressSpace()
         } else {
             newAddressSpace()
             roost_pcid_tag_at(s, Int(pcid & 15)).pointee = pcid << 16 | UInt32(s.pointee.address_space)

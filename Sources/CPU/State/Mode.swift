@@ -16,15 +16,39 @@ extension VCPU {
         let ss = segment(Int(ROOST_SS)).pointee
         s.pointee.stack_size = is64 ? 8 : ss.attributes & 0x4000 != 0 ? 4 : 2
         s.pointee.linear_mask = is64 ? ~0 : 0xFFFF_FFFF
-        s.pointee.mode_key = UInt32(s.pointee.code_size)
         updateContext()
-        updateJumpKey()
+        var isFlat = true
         for n in 0..<8 {
             let g = segment(n).pointee
             let ignoresBase = is64 && n < 4
+            let check: UInt8 = is64 || self.isFlat(n, g) ? 0 : 1
             roost_effective_base_at(s, n).pointee = ignoresBase ? 0 : g.base
-            roost_segment_check_at(s, n).pointee = is64 || isFlat(n, g) ? 0 : 1
+            roost_segment_check_at(s, n).pointee = check
+            if n < 4 && n != 1 && (check != 0 || (!is64 && g.base != 0)) { isFlat = false }
         }
+        updateModeKey(isFlat: isFlat)
+    }
+
+    /// `mode_key`: code size, stack size, TLB context, CPL 3, flat data segments, limits without types.
+    private func updateModeKey(isFlat: Bool) {
+        var key = UInt32(s.pointee.code_size) | UInt32(s.pointee.stack_size) << 4 | UInt32(s.pointee.tlb_context) << 8
+        if s.pointee.cpl == 3 { key |= ModeKey.user }
+        if s.pointee.cpl == 0 { key |= ModeKey.kernel }
+        if isFlat { key |= ModeKey.flat }
+        if s.pointee.protected_mode == 0 || s.pointee.virtual8086 != 0 { key |= ModeKey.real }
+        if segment(Int(ROOST_CS)).pointee.limit == ~0 { key |= ModeKey.wide }
+        s.pointee.mode_key = key
+        updateVectors()
+        updateJumpKey()
+    }
+
+    /// Whether vector instructions may run without asking: the conditions of `checkSIMD`, exceptions masked.
+    private func updateVectors() {
+        let usable = s.pointee.cr0 & 0xC == 0 && s.pointee.cr4 & 0x200 != 0
+        let avx =
+            s.pointee.protected_mode != 0 && s.pointee.virtual8086 == 0 && s.pointee.cr4 & 0x40000 != 0
+            && s.pointee.xcr0 & 6 == 6
+        s.pointee.vectors_usable = !usable ? 0 : avx ? 2 : 1
     }
 
     /// Which TLB is in force.
@@ -141,4 +165,17 @@ extension VCPU {
         flushTLB()
         updateMode()
     }
+}
+
+/// Bits of `mode_key` beyond code size (3:0), stack size (7:4) and TLB context (9:8).
+enum ModeKey {
+    static let user: UInt32 = 0x400
+    /// ES, SS, DS need neither base nor check.
+    static let flat: UInt32 = 0x800
+    /// Real or virtual-8086 mode: segments have limits and nothing else.
+    static let real: UInt32 = 0x1000
+    /// CPL 0.
+    static let kernel: UInt32 = 0x4000
+    /// CS has no limit to be checked.
+    static let wide: UInt32 = 0x2000
 }

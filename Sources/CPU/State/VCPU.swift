@@ -63,22 +63,21 @@ public final class VirtualCPU: @unchecked Sendable {
     public var vcpu: VCPU { VCPU(state) }
     /// Local APIC identifier, 0 for the first.
     public let id: Int
-    private let tables: UnsafeMutablePointer<roost_tlb_entry>
     private let fetchTable: UnsafeMutablePointer<roost_tlb_entry>
     private var cpuidTable: UnsafeMutablePointer<UInt32>?
 
     /// Allocates a zeroed state block whose TLBs match nothing; call `reset()` before running.
     public init(id: Int) {
         self.id = id
-        let size = (MemoryLayout<roost_vcpu>.size + 4095) & ~4095
-        let raw = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 4096)
-        memset(raw, 0, size)
-        state = raw.bindMemory(to: roost_vcpu.self, capacity: 1)
         // One table more than there are contexts: the last one never matches (armed watchpoints, #AC).
         let perTable = Int(ROOST_TLB_ENTRIES)
         let entries = perTable * (Int(ROOST_TLB_CONTEXTS) + 1)
-        tables = .allocate(capacity: entries)
-        memset(tables, 0xFF, entries * MemoryLayout<roost_tlb_entry>.stride)
+        let tableBytes = entries * MemoryLayout<roost_tlb_entry>.stride
+        let raw = UnsafeMutableRawPointer.allocate(byteCount: roost_tlb_offset() + tableBytes, alignment: 4096)
+        memset(raw, 0, roost_tlb_offset())
+        state = raw.bindMemory(to: roost_vcpu.self, capacity: 1)
+        let tables = (raw + roost_tlb_offset()).bindMemory(to: roost_tlb_entry.self, capacity: entries)
+        memset(tables, 0xFF, tableBytes)
         state.pointee.tlb_contexts = (tables, tables + perTable, tables + 2 * perTable)
         state.pointee.tlb_never_matching = tables + 3 * perTable
         state.pointee.tlb = tables
@@ -126,7 +125,6 @@ public final class VirtualCPU: @unchecked Sendable {
 
     deinit {
         vcpu.releaseThunks()
-        tables.deallocate()
         fetchTable.deallocate()
         cpuidTable?.deallocate()
         UnsafeMutableRawPointer(state).deallocate()

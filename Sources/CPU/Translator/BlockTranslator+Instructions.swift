@@ -2,14 +2,12 @@
 internal import CHost
 
 extension BlockTranslator {
-    /// Whether an instruction is emitted as host code.
-    static func emits(_ i: UnsafePointer<Instruction>) -> Bool {
-        let p = i.pointee
-        if p.isMemory && p.addressSize != 8 { return false }
+    /// Whether instruction `n` is emitted as host code.
+    func emits(_ n: Int) -> Bool {
+        let p = (first + n).pointee
         let high = p.operandSize == 1 && (p.reg >= 16 || (p.rm >= 16 && p.rm != Instruction.none))
         switch p.operation {
-        case .jcc, .jmp, .call, .ret, .retImmediate: return p.operandSize == 8
-        case .jmpIndirect, .callIndirect: return p.operandSize == 8 && p.segment < 4
+        case .jcc, .jmp, .call, .ret, .retImmediate, .jmpIndirect, .callIndirect, .loop, .jcxz: return emitsBranch(p)
         case .add, .or, .adc, .sbb, .and, .sub, .xor, .cmp, .test:
             // The register that holds a redirected address needs REX, which AH and its kin exclude.
             return !(high && (p.isMemory || usesExtended(p)))
@@ -23,43 +21,60 @@ extension BlockTranslator {
         case .imul2, .cmovcc, .bsf, .bsr, .tzcnt, .lzcnt, .popcnt, .movnti: return true
         case .rol, .ror, .rcl, .rcr, .shl, .shr, .sar: return !high
         case .shld, .shrd: return true
-        case .mul, .imul: return p.operandSize != 1
-        case .bt, .bts, .btr, .btc:
-            return p.form == .rmImmediate ? !p.prefixes.contains(.lock) : !p.isMemory
+        case .mul, .imul, .div, .idiv: return p.operandSize >= 4
+        case .bt, .bts, .btr, .btc: return p.form == .rmImmediate || !p.isMemory || p.operandSize >= 4
         case .bswap: return p.operandSize != 2
-        case .cbw, .cwd, .nop, .prefetch, .pause, .fence, .clc, .stc, .cmc: return true
-        case .leave: return p.operandSize == 8
-        case .push: return !p.isMemory && p.operandSize == 8
-        case .pop: return !p.isMemory && p.operandSize == 8
+        case .cbw, .cwd, .nop, .prefetch, .pause, .fence, .clc, .stc, .cmc, .cld, .std, .sahf: return true
+        case .lahf: return true
+        case .leave: return p.operandSize == stackSize && p.operandSize >= 4
+        case .push, .pop: return emitsStack(p)
         case .xchg: return !high
         case .xadd, .cmpxchg: return !high
+        case .andn, .bextr, .bzhi, .blsi, .blsmsk, .blsr, .mulx, .pdep, .pext, .rorx, .sarx, .shlx, .shrx, .adcx, .adox,
+            .movbe, .crc32:
+            return emitsNamed(p)
+        case .sse, .avx: return emitsVector(first + n)
+        case .cli, .sti, .stac, .clac, .swapgs, .pushf: return emitsSystem(p)
         default: return false
         }
     }
 
+    /// Stack operands as wide as the mode has them, to registers, immediates and (pushed) memory.
+    private func emitsStack(_ p: Instruction) -> Bool {
+        if p.operandSize != codeSize || stackSize != codeSize { return false }
+        if p.operation == .push { return true }
+        return !p.isMemory
+    }
+
     /// A guest register among the operands needs a host register above RDI.
-    private static func usesExtended(_ p: Instruction) -> Bool {
+    private func usesExtended(_ p: Instruction) -> Bool {
         func extended(_ n: UInt8) -> Bool { n < 16 && (n == 4 || n >= 8) }
         return (p.rm != Instruction.none && extended(p.rm)) || (p.form != .rmImmediate && extended(p.reg))
     }
 
-    /// Emits instruction `n` (not one that ends the block).
+    /// Emits instruction `n` (not a branch).
     mutating func emit(_ n: Int) {
         let i = instruction(n)
-        guard Self.emits(i) else { return callInterpreter(n) }
-        let mark = stubCount
+        guard emits(n) else { return callInterpreter(n) }
+        let mark = stubs.count
         switch i.pointee.operation {
         case .add, .or, .adc, .sbb, .and, .sub, .xor, .cmp, .test: emitArithmetic(n)
         case .mov, .movnti: emitMove(n)
         case .movzx, .movsx: emitExtend(n)
         case .lea: emitLea(n)
         case .inc, .dec, .neg, .not, .setcc, .mul, .imul: emitUnary(n)
+        case .div, .idiv: emitDivide(n)
         case .rol, .ror, .rcl, .rcr, .shl, .shr, .sar: emitShift(n)
         case .imul2, .cmovcc, .bsf, .bsr, .tzcnt, .lzcnt, .popcnt: emitToRegister(n)
         case .shld, .shrd, .bt, .bts, .btr, .btc, .xadd, .cmpxchg: emitToMemory(n)
         case .xchg: emitExchange(n)
         case .push, .pop: emitStack(n)
         case .leave: emitLeave(n)
+        case .andn, .bextr, .bzhi, .blsi, .blsmsk, .blsr, .mulx, .pdep, .pext, .rorx, .sarx, .shlx, .shrx, .adcx, .adox,
+            .movbe, .crc32:
+            emitNamed(n)
+        case .sse, .avx: emitVector(n)
+        case .cli, .sti, .stac, .clac, .swapgs, .pushf: emitSystem(n)
         default: emitPlain(n)
         }
         complete(from: mark)
@@ -89,7 +104,7 @@ extension BlockTranslator {
         if extra != 0 && i.pointee.operandSize == 2 { /* 66 comes before F3 */  }
         let rex = needsREX(i, byteReg) || (size == 1 && i.pointee.rm >= 4 && i.pointee.rm < 8)
         if i.pointee.rm == Instruction.none {
-            probe(n, address(i), size: size, write: writes)
+            probeOperand(n, size: size, write: writes)
             let held = holdRegister(reg, i)
             writesFlags(n, use, by: scratch2)
             if extra != 0 && i.pointee.operandSize == 2 { code.byte(0x66) }
@@ -139,8 +154,7 @@ extension BlockTranslator {
         let p = i.pointee
         let discards = p.operation == .cmp || p.operation == .test
         let isTest = p.operation == .test
-        let digits: [Operation: UInt8] = [.add: 0, .or: 1, .adc: 2, .sbb: 3, .and: 4, .sub: 5, .xor: 6, .cmp: 7]
-        let digit = digits[p.operation] ?? 0
+        let digit = Self.arithmeticDigit(p.operation)
         let byteForm: UInt8 = p.operandSize == 1 ? 0 : 1
         let immediateSize = p.operandSize == 1 ? 1 : p.operandSize == 2 ? 2 : 4
         switch p.form {
@@ -165,6 +179,31 @@ extension BlockTranslator {
                 reg: isTest ? 0 : digit, rm: 0)
             code.immediate(p.immediate, immediateSize)
             wroteFlags(use)
+        }
+    }
+
+    private static func arithmeticDigit(_ operation: Operation) -> UInt8 {
+        switch operation {
+        case .or: 1
+        case .adc: 2
+        case .sbb: 3
+        case .and: 4
+        case .sub: 5
+        case .xor: 6
+        case .cmp: 7
+        default: 0
+        }
+    }
+
+    private static func shiftDigit(_ operation: Operation) -> UInt8 {
+        switch operation {
+        case .rol: 0
+        case .ror: 1
+        case .rcl: 2
+        case .rcr: 3
+        case .shr: 5
+        case .sar: 7
+        default: 4
         }
     }
 
@@ -242,7 +281,7 @@ extension BlockTranslator {
         let wide = p.operandSize == 8
         let lead: UInt8 = p.operandSize == 2 ? 0x66 : 0
         if p.rm == Instruction.none {
-            probe(n, address(i), size: Int(p.extra), write: false)
+            probeOperand(n, size: Int(p.extra), write: false)
             // The probe used scratch 1.
             if own == nil && p.operandSize == 2 { code.load(scratch1, StateOffset.register(p.reg)) }
             code.memory(op, map: map, prefix: lead, wide: wide, reg: to, .base(scratch0, 0))
@@ -258,8 +297,20 @@ extension BlockTranslator {
     private mutating func emitLea(_ n: Int) {
         let i = instruction(n)
         let p = i.pointee
-        let from = address(i)
         let own = Self.host(p.reg)
+        if p.addressSize != codeSize || p.addressSize == 2 {
+            // The offset is cut to the address size first.
+            loadOffset(address(i), addressSize: p.addressSize)
+            if let own {
+                code.registers(0x8B, prefix: prefix(i), wide: p.operandSize == 8, reg: own, rm: scratch0)
+            } else {
+                if p.operandSize == 2 { code.load(scratch1, StateOffset.register(p.reg)) }
+                code.registers(0x8B, prefix: prefix(i), wide: p.operandSize == 8, reg: scratch1, rm: scratch0)
+                storeBack(p.reg, scratch1)
+            }
+            return
+        }
+        let from = address(i)
         let to = own ?? scratch2
         if own == nil && p.operandSize == 2 { code.load(scratch2, StateOffset.register(p.reg)) }
         code.memory(0x8D, prefix: prefix(i), wide: p.operandSize == 8, reg: to, from)
@@ -286,8 +337,7 @@ extension BlockTranslator {
         let i = instruction(n)
         let p = i.pointee
         let use = FlagUse.of(i)
-        let digits: [Operation: UInt8] = [.rol: 0, .ror: 1, .rcl: 2, .rcr: 3, .shl: 4, .shr: 5, .sar: 7]
-        let digit = digits[p.operation] ?? 4
+        let digit = Self.shiftDigit(p.operation)
         let byteForm: UInt8 = p.operandSize == 1 ? 0 : 1
         switch p.form {
         case .rmCL:
@@ -350,9 +400,9 @@ extension BlockTranslator {
         case .cmpxchg:
             withRM(n, 0xB0 | byteForm, map: 1, reg: reg, byteReg: p.reg, reads: true, writes: true, use: use)
         default:
-            let digits: [Operation: UInt8] = [.bt: 4, .bts: 5, .btr: 6, .btc: 7]
-            let digit = digits[p.operation] ?? 4
+            let digit: UInt8 = p.operation == .bt ? 4 : p.operation == .bts ? 5 : p.operation == .btr ? 6 : 7
             let writes = p.operation != .bt
+            if p.form == .rmReg && p.isMemory { return emitBitString(n, digit, use) }
             if p.form == .rmImmediate {
                 withRM(n, 0xBA, map: 1, reg: digit, reads: true, writes: writes, use: use, immediate: (p.immediate, 1))
             } else {
@@ -378,38 +428,115 @@ extension BlockTranslator {
     }
 
     private mutating func emitStack(_ n: Int) {
-        let i = instruction(n)
-        let p = i.pointee
+        let p = instruction(n).pointee
+        let size = Int(p.operandSize)
+        let wide = size == 8
         if p.operation == .push {
-            probe(n, .base(14, -8), size: 8, write: true)
+            if p.isMemory { return emitPushMemory(n) }
+            probeStack(n, -Int32(size), size: size, write: true)
             switch p.form {
             case .immediate, .regImmediate:
-                code.memory(0xC7, wide: true, reg: 0, .base(scratch0, 0))
-                code.word32(Int32(truncatingIfNeeded: p.immediate))
+                code.memory(0xC7, prefix: size == 2 ? 0x66 : 0, wide: wide, reg: 0, .base(scratch0, 0))
+                code.immediate(p.immediate, min(size, 4))
             default:
                 let from = source(p.form == .rm ? p.rm : p.reg, scratch1)
-                code.store(.base(scratch0, 0), from)
+                code.memory(0x89, prefix: size == 2 ? 0x66 : 0, wide: wide, reg: from, .base(scratch0, 0))
             }
-            code.lea(14, .base(14, -8))
+            moveStack(by: -Int32(size))
         } else {
-            probe(n, .base(14, 0), size: 8, write: false)
+            probeStack(n, 0, size: size, write: false)
             let register = p.form == .rm ? p.rm : p.reg
+            if size == 2 {
+                code.memory(0xB7, map: 1, reg: scratch1, .base(scratch0, 0))
+                moveStack(by: 2)
+                code.registers(0x89, prefix: 0x66, reg: scratch1, rm: Self.host(register) ?? scratch1)
+                return
+            }
             if let own = Self.host(register) {
-                code.load(own, .base(scratch0, 0))
-                if own != 14 { code.lea(14, .base(14, 8)) }
+                code.memory(0x8B, wide: wide, reg: own, .base(scratch0, 0))
+                if own != guestStack { moveStack(by: Int32(size)) }
             } else {
-                code.load(scratch1, .base(scratch0, 0))
+                code.memory(0x8B, wide: wide, reg: scratch1, .base(scratch0, 0))
                 storeBack(register, scratch1)
-                code.lea(14, .base(14, 8))
+                moveStack(by: Int32(size))
             }
         }
     }
 
+    /// PUSH of a memory operand: it waits in the state block while the stack is reached.
+    private mutating func emitPushMemory(_ n: Int) {
+        let size = Int(instruction(n).pointee.operandSize)
+        probeOperand(n, size: size, write: false)
+        if size == 2 {
+            code.memory(0xB7, map: 1, reg: scratch0, .base(scratch0, 0))
+        } else {
+            code.memory(0x8B, wide: size == 8, reg: scratch0, .base(scratch0, 0))
+        }
+        code.store(StateOffset.entry, scratch0)
+        probeStack(n, -Int32(size), size: size, write: true)
+        code.load(scratch1, StateOffset.entry)
+        code.memory(0x89, prefix: size == 2 ? 0x66 : 0, wide: size == 8, reg: scratch1, .base(scratch0, 0))
+        moveStack(by: -Int32(size))
+    }
+
     private mutating func emitLeave(_ n: Int) {
-        probe(n, .base(5, 0), size: 8, write: false)
-        code.load(scratch1, .base(scratch0, 0))
-        code.lea(14, .base(5, 8))
+        let wide = instruction(n).pointee.operandSize == 8
+        losesFlags(before: n)
+        loadOffset(.base(5, 0), addressSize: stackSize)
+        probe(n, segment: UInt8(ROOST_SS), size: wide ? 8 : 4, write: false, kind: .goesOn)
+        code.memory(0x8B, wide: wide, reg: scratch1, .base(scratch0, 0))
+        code.lea(guestStack, .base(5, wide ? 8 : 4), narrow: !wide)
         code.move(5, scratch1)
+    }
+
+    /// DIV and IDIV where the quotient fits for sure: by the host. Else the interpreter decides.
+    ///
+    /// The flags, undefined after them, stay as they were.
+    private mutating func emitDivide(_ n: Int) {
+        let p = instruction(n).pointee
+        let wide = p.operandSize == 8
+        losesFlags(before: n)
+        if p.isMemory {
+            probeOperand(n, size: Int(p.operandSize), write: false)
+            code.memory(0x8B, wide: wide, reg: scratch0, .base(scratch0, 0))
+        } else {
+            code.move(scratch0, source(p.rm, scratch0))
+        }
+        if p.operation == .div {
+            code.registers(0x3B, wide: wide, reg: 2, rm: scratch0)
+            addStub(code.jump(if: 3), n)
+            code.registers(0xF7, wide: wide, reg: 6, rm: scratch0)
+            return
+        }
+        // The dividend is RAX sign-extended, and the divisor neither 0 nor -1.
+        code.registers(0x89, wide: wide, reg: 0, rm: scratch1)
+        code.shift(7, scratch1, wide ? 63 : 31, wide: wide)
+        code.registers(0x3B, wide: wide, reg: scratch1, rm: 2)
+        addStub(code.jump(if: 5), n)
+        code.lea(scratch1, .base(scratch0, 1), narrow: !wide)
+        code.arithmetic(7, scratch1, 1, wide: wide)
+        addStub(code.jump(if: 6), n)
+        code.registers(0xF7, wide: wide, reg: 7, rm: scratch0)
+    }
+
+    /// BT and its kin with a bit string in memory: the unit that holds the bit, then the bit in it.
+    private mutating func emitBitString(_ n: Int, _ digit: UInt8, _ use: FlagUse) {
+        let i = instruction(n)
+        let p = i.pointee
+        let wide = p.operandSize == 8
+        losesFlags(before: n)
+        loadOffset(address(i), addressSize: p.addressSize)
+        let bit = source(p.reg, scratch1)
+        if wide { code.move(scratch2, bit) } else { code.registers(0x63, wide: true, reg: scratch2, rm: bit) }
+        code.shift(7, scratch2, wide ? 6 : 5)
+        loadOffset(.indexed(scratch0, scratch2, wide ? 3 : 2, 0), addressSize: p.addressSize)
+        probe(n, segment: p.segment, size: Int(p.operandSize), write: p.operation != .bt, kind: .goesOn)
+        code.move(scratch1, source(p.reg, scratch1))
+        code.arithmetic(4, scratch1, wide ? 63 : 31, wide: false)
+        writesFlags(n, use, by: scratch2)
+        code.memory(
+            0x83 | digit << 3, map: 1, lock: p.prefixes.contains(.lock), wide: wide, reg: scratch1, .base(scratch0, 0))
+        wroteFlags(use)
     }
 
     private mutating func emitPlain(_ n: Int) {
@@ -433,13 +560,24 @@ extension BlockTranslator {
             writesFlags(n, use)
             code.byte(p.operation == .clc ? 0xF8 : p.operation == .stc ? 0xF9 : 0xF5)
             wroteFlags(use)
-        case .fence:
-            code.byte(0x0F)
-            code.byte(0xAE)
-            code.byte(0xF0)
+        case .fence: code.bytes(0x0F, 0xAE, 0xC0 | (p.reg & 7) << 3)
         case .pause:
             code.byte(0xF3)
             code.byte(0x90)
+        case .cld:
+            losesFlags(before: n)
+            code.arithmetic(4, StateOffset.rflags, ~0x400, wide: true)
+        case .std:
+            losesFlags(before: n)
+            code.arithmetic(1, StateOffset.rflags, 0x400, wide: true)
+        case .sahf:
+            // Overflow passes; AH is RAX's second byte.
+            writesFlags(n, use)
+            code.byte(0x9E)
+            wroteFlags(use)
+        case .lahf:
+            needFlags(.all)
+            code.byte(0x9F)
         default: break
         }
     }

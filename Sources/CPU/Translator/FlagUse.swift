@@ -34,8 +34,15 @@ struct FlagUse {
     /// Of an instruction that the translator emits itself; everything else reads all and writes none.
     static func of(_ i: UnsafePointer<Instruction>) -> FlagUse {
         switch i.pointee.operation {
-        case .add, .or, .and, .sub, .xor, .cmp, .test, .neg, .xadd, .cmpxchg, .popcnt:
+        case .mov, .movzx, .movsx, .lea, .push, .pop, .not, .cbw, .cwd, .xchg, .bswap, .nop, .pause, .prefetch, .fence,
+            .movnti, .leave, .jmp, .call, .ret, .retImmediate, .jmpIndirect, .callIndirect, .div, .idiv, .cli, .sti,
+            .stac, .clac, .swapgs, .cld, .std, .movbe, .crc32, .mulx, .pdep, .pext, .rorx, .sarx, .shlx, .shrx,
+            .loop, .jcxz:
+            return FlagUse()
+        case .add, .or, .and, .sub, .xor, .cmp, .test, .neg, .xadd, .cmpxchg, .popcnt, .andn, .bextr, .bzhi, .blsi,
+            .blsmsk, .blsr:
             return FlagUse(writes: .all)
+        case .jcc, .setcc, .cmovcc: return FlagUse(reads: condition(i.pointee.extra))
         case .adc, .sbb: return FlagUse(reads: .carry, writes: .all)
         // What they leave undefined stays as it was.
         case .imul2, .imul, .mul: return FlagUse(writes: [.carry, .overflow])
@@ -46,11 +53,12 @@ struct FlagUse {
         case .rol, .ror: return shift(i, [.carry, .overflow], [])
         case .rcl, .rcr: return shift(i, [.carry, .overflow], .carry)
         case .bt, .bts, .btr, .btc, .clc, .stc: return FlagUse(writes: .carry)
+        case .adcx: return FlagUse(reads: .carry, writes: .carry)
+        case .adox: return FlagUse(reads: .overflow, writes: .overflow)
         case .cmc: return FlagUse(reads: .carry, writes: .carry)
-        case .jcc, .setcc, .cmovcc: return FlagUse(reads: condition(i.pointee.extra))
-        case .mov, .movzx, .movsx, .lea, .push, .pop, .not, .cbw, .cwd, .xchg, .bswap, .nop, .pause, .prefetch, .fence,
-            .movnti, .leave, .jmp, .call, .ret, .retImmediate, .jmpIndirect, .callIndirect:
-            return FlagUse()
+        case .lahf, .pushf: return FlagUse(reads: .all)
+        case .sahf: return FlagUse(writes: FlagSet.all.subtracting(.overflow))
+        case .sse, .avx: return vector(i)
         default: return FlagUse(reads: .all)
         }
     }
@@ -60,5 +68,13 @@ struct FlagUse {
         let mask: Int64 = i.pointee.operandSize == 8 ? 63 : 31
         if i.pointee.form != .rmOne && i.pointee.immediate & mask == 0 { return FlagUse() }
         return FlagUse(reads: reads, writes: writes)
+    }
+
+    /// Comparisons into the flags: UCOMIS, COMIS, PTEST, VTESTPS, VTESTPD, PCMPxSTRx.
+    private static func vector(_ i: UnsafePointer<Instruction>) -> FlagUse {
+        switch (i.pointee.map, i.pointee.opcode) {
+        case (1, 0x2E), (1, 0x2F), (2, 0x17), (2, 0x0E), (2, 0x0F), (3, 0x60...0x63): FlagUse(writes: .all)
+        default: FlagUse()
+        }
     }
 }

@@ -15,6 +15,25 @@ enum HostAddress {
     case scaled(HostRegister, UInt8, Int32)
     /// A field of the state block: `gs:[offset]`
     case state(Int32)
+    /// `gs:[register + offset]`
+    case stateIndexed(HostRegister, Int32)
+
+    var isState: Bool {
+        switch self {
+        case .state, .stateIndexed: true
+        default: false
+        }
+    }
+
+    /// REX bits B and X.
+    var rex: UInt8 {
+        switch self {
+        case .base(let base, _), .stateIndexed(let base, _): base >> 3
+        case .indexed(let base, let index, _, _): base >> 3 | (index >> 3) << 1
+        case .scaled(let index, _, _): (index >> 3) << 1
+        case .state: 0
+        }
+    }
 }
 
 /// Emits instructions at a growing position.
@@ -81,19 +100,28 @@ struct HostAssembler {
         _ op: UInt8, map: UInt8 = 0, prefix: UInt8 = 0, lock: Bool = false, wide: Bool = false, rex: Bool = false,
         reg: HostRegister, _ address: HostAddress
     ) {
-        if case .state = address { byte(0x65) }
+        if address.isState { byte(0x65) }
         if lock { byte(0xF0) }
         if prefix != 0 { byte(prefix) }
-        var bits: UInt8 = (wide ? 8 : 0) | (reg >> 3) << 2
-        switch address {
-        case .base(let base, _): bits |= base >> 3
-        case .indexed(let base, let index, _, _): bits |= base >> 3 | (index >> 3) << 1
-        case .scaled(let index, _, _): bits |= (index >> 3) << 1
-        case .state: break
-        }
+        let bits: UInt8 = (wide ? 8 : 0) | (reg >> 3) << 2 | address.rex
         if bits != 0 || rex { byte(0x40 | bits) }
         opcode(map, op)
         operand(reg & 7, address)
+    }
+
+    /// An instruction encoded with VEX, its r/m operand a register or (`address`) memory. `vvvv` is not inverted yet.
+    mutating func vex(
+        _ op: UInt8, map: UInt8, prefix: UInt8, wide: Bool, long: Bool, reg: HostRegister, vvvv: HostRegister,
+        rm: HostRegister = 0, _ address: HostAddress? = nil
+    ) {
+        if address?.isState == true { byte(0x65) }
+        let pp: UInt8 = prefix == 0x66 ? 1 : prefix == 0xF3 ? 2 : prefix == 0xF2 ? 3 : 0
+        let high = address?.rex ?? (rm >> 3)
+        byte(0xC4)
+        byte((reg & 8 == 0 ? 0x80 : 0) | (high & 2 == 0 ? 0x40 : 0) | (high & 1 == 0 ? 0x20 : 0) | map)
+        byte((wide ? 0x80 : 0) | (~vvvv & 15) << 3 | (long ? 4 : 0) | pp)
+        byte(op)
+        if let address { operand(reg & 7, address) } else { byte(0xC0 | (reg & 7) << 3 | (rm & 7)) }
     }
 
     private mutating func operand(_ reg: UInt8, _ address: HostAddress) {
@@ -120,6 +148,10 @@ struct HostAssembler {
             byte(reg << 3 | 4)
             byte(0x25)
             word32(offset)
+        case .stateIndexed(let base, let offset):
+            byte(0x80 | reg << 3 | (base & 7))
+            if base & 7 == 4 { byte(0x24) }
+            word32(offset)
         }
     }
 
@@ -134,9 +166,52 @@ struct HostAssembler {
     /// LEA of 64 bits.
     mutating func lea(_ to: HostRegister, _ from: HostAddress) { memory(0x8D, wide: true, reg: to, from) }
 
-    /// MOV of a 64-bit constant.
+    /// LEA of 64 bits, or of 32 that zero the rest.
+    mutating func lea(_ to: HostRegister, _ from: HostAddress, narrow: Bool) {
+        memory(0x8D, wide: !narrow, reg: to, from)
+    }
+
+    /// RORX: a rotated copy that leaves the flags alone (BMI2).
+    mutating func rotatedCopy(_ to: HostRegister, _ from: HostRegister, right count: UInt8) {
+        vex(0xF0, map: 3, prefix: 0xF2, wide: true, long: false, reg: to, vvvv: 0, rm: from)
+        byte(count)
+    }
+
+    /// An arithmetic instruction with a sign-extended immediate: `digit` 0 ADD, 1 OR, 4 AND, 5 SUB, 6 XOR, 7 CMP.
+    mutating func arithmetic(_ digit: UInt8, _ register: HostRegister, _ value: Int32, wide: Bool = true) {
+        let short = value == Int32(Int8(truncatingIfNeeded: value))
+        registers(short ? 0x83 : 0x81, wide: wide, reg: digit, rm: register)
+        if short { byte(UInt8(truncatingIfNeeded: value)) } else { word32(value) }
+    }
+
+    /// The same on a field of the state block, of 32 or 64 bits.
+    mutating func arithmetic(_ digit: UInt8, _ field: HostAddress, _ value: Int32, wide: Bool) {
+        let short = value == Int32(Int8(truncatingIfNeeded: value))
+        memory(short ? 0x83 : 0x81, wide: wide, reg: digit, field)
+        if short { byte(UInt8(truncatingIfNeeded: value)) } else { word32(value) }
+    }
+
+    /// CMP of a byte of the state block.
+    mutating func compareByte(_ field: HostAddress, _ value: UInt8) {
+        memory(0x80, reg: 7, field)
+        byte(value)
+    }
+
+    /// A shift of a whole register: `digit` 4 SHL, 5 SHR, 7 SAR.
+    mutating func shift(_ digit: UInt8, _ register: HostRegister, _ count: UInt8, wide: Bool = true) {
+        registers(0xC1, wide: wide, reg: digit, rm: register)
+        byte(count)
+    }
+
+    /// Bytes as they are.
+    mutating func bytes(_ values: UInt8...) { for value in values { byte(value) } }
+
+    /// MOV of a constant, in the shortest form.
     mutating func constant(_ to: HostRegister, _ value: UInt64) {
-        if value >> 32 == 0 {
+        if value == UInt64(bitPattern: Int64(Int32(truncatingIfNeeded: value))) && value >> 63 != 0 {
+            registers(0xC7, wide: true, reg: 0, rm: to)
+            word32(Int32(truncatingIfNeeded: value))
+        } else if value >> 32 == 0 {
             if to >= 8 { byte(0x41) }
             byte(0xB8 | to & 7)
             word32(Int32(bitPattern: UInt32(truncatingIfNeeded: value)))

@@ -1,15 +1,42 @@
-// The few routines that all translated code shares: the way in, the way out, the call of the interpreter, the jump table.
+// The routines that all translated code shares: in, out, calls of the interpreter, the jump table, vector registers.
 internal import CHost
+
+/// Where common routines are in the code memory. Scratch 0 has RIP, where not said otherwise.
+struct CommonRoutines {
+    /// Carries out an instruction by the interpreter, then returns. Scratch 0 its number, 1 what remains of the block
+    /// (when counting), 2 the block's RIP.
+    var step = 0
+    /// The same for an instruction that ends its block; doesn't return.
+    var stepAndEnd = 0
+    /// Goes to the block at RIP if the jump table has it, else leaves.
+    var lookup = 0
+    /// The same for a return whose address isn't on top of the return stack: that entry goes.
+    var mismatch = 0
+    /// Leaves to the dispatcher.
+    var leave = 0
+    /// Leaves by a jump that may be patched; scratch 1 the site.
+    var leaveChain = 0
+    /// Leaves for the interpreter to run the block at RIP.
+    var leaveInterpret = 0
+    /// Where blocks lead whose code has changed; scratch 0 the number of their record.
+    var leaveStale = 0
+    /// Loads the guest's vector registers; not zero: they can't be used in line now.
+    var loadVectors = 0
+}
+
+/// Why translated code was left.
+enum LeaveReason: Int {
+    case normal, interpret, exit, stale
+}
 
 /// Writes the common routines.
 struct RoutineWriter {
     var code: HostAssembler
+    let origin: Int
 
     private static let guestRegisters: [UInt8] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13]
-    private static let entry = Int32(MemoryLayout<roost_vcpu>.offset(of: \.entry) ?? 0)
-    private static let own = Int32(MemoryLayout<roost_vcpu>.offset(of: \.self_) ?? 0)
-    private static let jumpTable = Int32(MemoryLayout<roost_vcpu>.offset(of: \.jump_table) ?? 0)
-    private static let jumpKey = Int32(MemoryLayout<roost_vcpu>.offset(of: \.jump_key) ?? 0)
+    /// Bytes of the host's stack for the return stack.
+    private static let returnStack: Int32 = 128 << 10
 
     private mutating func loadRegisters() {
         for n in Self.guestRegisters { code.load(BlockTranslator.host(n) ?? 0, StateOffset.register(n)) }
@@ -19,109 +46,220 @@ struct RoutineWriter {
         for n in Self.guestRegisters { code.store(StateOffset.register(n), BlockTranslator.host(n) ?? 0) }
     }
 
+    private mutating func jump(if condition: UInt8, to target: Int) { code.patch(code.jump(if: condition), to: target) }
+
     /// The way in, a C function of the state block and the code; returns its position.
     mutating func writeEnter() -> Int {
         let start = code.count
-        code.byte(0x53)  // push rbx
-        code.byte(0x55)  // push rbp
-        for n in 0x54...0x57 as ClosedRange<UInt8> {
-            code.byte(0x41)
-            code.byte(n)  // push r12 ... r15
-        }
-        code.registers(0x83, wide: true, reg: 5, rm: 4)  // sub rsp, 8
-        code.byte(8)
-        // wrgsbase rdi
-        for byte in [0xF3, 0x48, 0x0F, 0xAE, 0xDF] as [UInt8] { code.byte(byte) }
-        code.store(.state(Self.entry), 6)
+        code.bytes(0x53, 0x55)  // push rbx, rbp
+        for n in 0x54...0x57 as ClosedRange<UInt8> { code.bytes(0x41, n) }  // push r12 ... r15
+        code.lea(4, .base(4, -8))
+        code.bytes(0xF3, 0x48, 0x0F, 0xAE, 0xDF)  // wrgsbase rdi
+        code.store(StateOffset.entry, 6)
+        // The end of the return stack: an address that no guest returns to.
+        code.constant(scratch0, 0x8000_0000_0000_0001)
+        code.bytes(0x41, 0x52, 0x6A, 0)  // push r10, 0
+        code.store(StateOffset.stackBase, 4)
+        code.lea(scratch0, .base(4, -Self.returnStack))
+        code.store(StateOffset.stackFloor, scratch0)
         loadRegisters()
-        code.memory(0xFF, reg: 4, .state(Self.entry))
+        code.memory(0xFF, reg: 4, StateOffset.entry)
         return start
     }
 
+    /// Back to the caller of the way in, with the reason in scratch 1.
     private mutating func writeEpilogue() {
-        code.registers(0x83, wide: true, reg: 0, rm: 4)  // add rsp, 8
-        code.byte(8)
-        for n in (0x5C...0x5F as ClosedRange<UInt8>).reversed() {
-            code.byte(0x41)
-            code.byte(n)  // pop r15 ... r12
-        }
-        code.byte(0x5D)
-        code.byte(0x5B)
+        code.load(4, StateOffset.stackBase)
+        code.lea(4, .base(4, 24))
+        for n in (0x5C...0x5F as ClosedRange<UInt8>).reversed() { code.bytes(0x41, n) }
+        code.bytes(0x5D, 0x5B)
+        code.move(0, scratch1)
         code.byte(0xC3)
     }
 
-    /// Calls a function with the state block, the instruction and what remains of its block.
+    /// Calls a function with the state block, scratch 0 and scratch 1; its answer is tested.
     private mutating func callFunction(_ address: UInt64) {
-        code.load(7, .state(Self.own))
+        code.load(7, StateOffset.own)
         code.move(6, scratch0)
         code.move(2, scratch1)
         code.constant(0, address)
         code.registers(0xFF, reg: 2, rm: 0)
-        code.registers(0x85, wide: true, reg: 0, rm: 0)  // test rax, rax
+        code.registers(0x85, wide: true, reg: 0, rm: 0)
     }
 
     private typealias StepFunction =
-        @convention(c) (UnsafeMutablePointer<roost_vcpu>, UnsafeRawPointer, Int) -> Int
+        @convention(c) (UnsafeMutablePointer<roost_vcpu>, Int, Int) -> Int
 
-    /// The other routines; positions are from `origin` on.
-    mutating func writeCommon(origin: Int) -> CommonRoutines {
-        let step: StepFunction = { translatedStep($0, $1, $2) }
-        let stepAndEnd: StepFunction = { translatedStepAndEnd($0, $1, $2) }
+    private static func address(_ function: StepFunction) -> UInt64 {
+        UInt64(UInt(bitPattern: unsafeBitCast(function, to: UnsafeRawPointer.self)))
+    }
+
+    /// The other routines.
+    mutating func writeCommon() -> CommonRoutines {
         var common = CommonRoutines()
+        common.loadVectors = origin + code.count
+        let loadVectors = writeLoadVectors()
+        let saveVectors = code.count
+        writeSaveVectors()
 
-        common.leave = origin + code.count
+        common.leaveStale = origin + code.count
+        code.store(StateOffset.entry, scratch0)
+        code.constant(scratch1, UInt64(LeaveReason.stale.rawValue))
+        let fromStale = code.jump()
+        common.leaveInterpret = origin + code.count
+        code.constant(scratch1, UInt64(LeaveReason.interpret.rawValue))
+        let fromInterpret = code.jump()
+        common.leaveChain = origin + code.count
+        code.store(StateOffset.chainSite, scratch1)
+        let leave = code.count
+        common.leave = origin + leave
+        code.constant(scratch1, UInt64(LeaveReason.normal.rawValue))
+        code.patch(fromInterpret, to: code.count)
+        code.store(StateOffset.rip, scratch0)
+        code.patch(fromStale, to: code.count)
         saveRegisters()
-        code.registers(0x31, reg: 0, rm: 0)
-        let epilogue = code.count
+        code.compareByte(StateOffset.vectorsLive, 0)
+        let dead = code.jump(if: 4)
+        code.patch(code.call(), to: saveVectors)
+        setVectorsDead()
+        code.patch(dead, to: code.count)
         writeEpilogue()
 
+        let leaveStep = writeLeaveStep()
         common.step = origin + code.count
-        saveRegisters()
-        code.registers(0x83, wide: true, reg: 5, rm: 4)
-        code.byte(8)
-        callFunction(UInt64(UInt(bitPattern: unsafeBitCast(step, to: UnsafeRawPointer.self))))
-        let leaves = code.jump(if: 5)
-        code.registers(0x83, wide: true, reg: 0, rm: 4)
-        code.byte(8)
-        loadRegisters()
-        code.byte(0xC3)
-        code.patch(leaves, to: code.count)
-        // Drop the alignment and the return address.
-        code.registers(0x83, wide: true, reg: 0, rm: 4)
-        code.byte(16)
-        let toEpilogue = code.jump()
-        code.patch(toEpilogue, to: epilogue)
-
+        writeStep(loadVectors: loadVectors, saveVectors: saveVectors, leave: leaveStep)
         common.stepAndEnd = origin + code.count
-        saveRegisters()
-        callFunction(UInt64(UInt(bitPattern: unsafeBitCast(stepAndEnd, to: UnsafeRawPointer.self))))
-        let ends = code.jump(if: 5)
-        code.patch(ends, to: epilogue)
-        loadRegisters()
+        writeStepAndEnd(saveVectors: saveVectors, leave: leaveStep)
+        // It goes on here.
+        let toLookup = code.jump()
+        common.mismatch = origin + code.count
+        code.memory(0x3B, wide: true, reg: 4, StateOffset.stackBase)
+        let atBase = code.jump(if: 4)
+        code.lea(4, .base(4, 16))
+        code.patch(atBase, to: code.count)
+        code.patch(toLookup, to: code.count)
         common.lookup = origin + code.count
-        writeLookup(leave: common.leave - origin)
+        writeLookup(leave: leave)
         return common
     }
 
-    /// Jumps to the block at `rip` if the jump table has it, else leaves.
+    private mutating func setVectorsDead() {
+        code.memory(0xC6, reg: 0, StateOffset.vectorsLive)
+        code.byte(0)
+    }
+
+    /// RAX is the interpreter's answer: 1 look for events, 2 an exit waits. Registers are saved, vectors too.
+    private mutating func writeLeaveStep() -> Int {
+        let start = code.count
+        setVectorsDead()
+        code.registers(0x31, reg: scratch1, rm: scratch1)
+        code.arithmetic(7, 0, 2)
+        let events = code.jump(if: 5)
+        code.constant(scratch1, UInt64(LeaveReason.exit.rawValue))
+        code.patch(events, to: code.count)
+        writeEpilogue()
+        return start
+    }
+
+    private mutating func writeStep(loadVectors: Int, saveVectors: Int, leave: Int) {
+        let step: StepFunction = { translatedStep($0, $1, $2) }
+        code.store(StateOffset.rip, scratch2)
+        saveRegisters()
+        code.lea(4, .base(4, -8))
+        code.compareByte(StateOffset.vectorsLive, 0)
+        let dead = code.jump(if: 4)
+        code.patch(code.call(), to: saveVectors)
+        code.patch(dead, to: code.count)
+        callFunction(Self.address(step))
+        jump(if: 5, to: leave)
+        code.compareByte(StateOffset.vectorsLive, 0)
+        let stillDead = code.jump(if: 4)
+        code.patch(code.call(), to: loadVectors)
+        code.patch(stillDead, to: code.count)
+        code.lea(4, .base(4, 8))
+        loadRegisters()
+        code.byte(0xC3)
+    }
+
+    private mutating func writeStepAndEnd(saveVectors: Int, leave: Int) {
+        let stepAndEnd: StepFunction = { translatedStepAndEnd($0, $1, $2) }
+        code.store(StateOffset.rip, scratch2)
+        saveRegisters()
+        code.compareByte(StateOffset.vectorsLive, 0)
+        let dead = code.jump(if: 4)
+        code.patch(code.call(), to: saveVectors)
+        setVectorsDead()
+        code.patch(dead, to: code.count)
+        callFunction(Self.address(stepAndEnd))
+        let goesOn = code.jump(if: 4)
+        // 3: code is somewhere else now, and what was called from where it was can't be returned to.
+        code.arithmetic(7, 0, 3)
+        jump(if: 5, to: leave)
+        code.load(4, StateOffset.stackBase)
+        code.patch(goesOn, to: code.count)
+        loadRegisters()
+        code.load(scratch0, StateOffset.rip)
+    }
+
+    /// Jumps to the block at scratch 0 if the jump table has it, else leaves.
     private mutating func writeLookup(leave: Int) {
-        code.load(scratch0, .state(StateOffset.rip))
+        code.arithmetic(7, StateOffset.attention, 0, wide: false)
+        jump(if: 5, to: leave)
         code.move(scratch1, scratch0)
-        code.registers(0xC1, wide: true, reg: 5, rm: scratch1)
-        code.byte(12)
+        code.shift(5, scratch1, 12)
         code.registers(0x31, wide: true, reg: scratch0, rm: scratch1)
         code.registers(0x81, reg: 4, rm: scratch1)
-        code.word32(4095)
-        code.registers(0xC1, wide: true, reg: 4, rm: scratch1)
-        code.byte(5)
-        code.memory(0x03, wide: true, reg: scratch1, .state(Self.jumpTable))
+        code.word32(Int32(TranslationCache.jumpEntries - 1))
+        code.shift(4, scratch1, 5)
+        code.memory(0x03, wide: true, reg: scratch1, StateOffset.jumpTable)
         code.memory(0x39, wide: true, reg: scratch0, .base(scratch1, 0))
-        let unknown = code.jump(if: 5)
-        code.patch(unknown, to: leave)
-        code.load(scratch2, .state(Self.jumpKey))
+        jump(if: 5, to: leave)
+        code.load(scratch2, StateOffset.jumpKey)
         code.memory(0x39, wide: true, reg: scratch2, .base(scratch1, 8))
-        let stale = code.jump(if: 5)
-        code.patch(stale, to: leave)
+        jump(if: 5, to: leave)
+        code.load(scratch2, .base(scratch1, 24))
+        code.store(StateOffset.codePage, scratch2)
         code.memory(0xFF, reg: 4, .base(scratch1, 16))
+    }
+
+    // MARK: Vector registers
+
+    /// Returns with ZF set when the registers were loaded; the check is before the position returned.
+    private mutating func writeLoadVectors() -> Int {
+        code.memory(0x8B, reg: scratch0, StateOffset.area(24))
+        code.arithmetic(4, scratch0, 0x1F80, wide: false)
+        code.arithmetic(7, scratch0, 0x1F80, wide: false)
+        let masked = code.jump(if: 4)
+        code.byte(0xC3)
+        code.patch(masked, to: code.count)
+        code.memory(0xB6, map: 1, reg: scratch0, StateOffset.vectorsUsable)
+        code.memory(0x88, reg: scratch0, StateOffset.vectorsLive)
+        let start = code.count
+        code.memory(0xAE, map: 1, reg: 3, StateOffset.savedMXCSR)
+        code.memory(0xAE, map: 1, reg: 2, StateOffset.area(24))
+        for n in 0..<UInt8(16) {
+            let low = StateOffset.area(160 + 16 * Int32(n))
+            let high = StateOffset.area(576 + 16 * Int32(n))
+            code.vex(0x10, map: 1, prefix: 0, wide: false, long: false, reg: n, vvvv: 0, low)
+            code.vex(0x18, map: 3, prefix: 0x66, wide: false, long: true, reg: n, vvvv: n, high)
+            code.byte(1)
+        }
+        code.registers(0x39, reg: scratch0, rm: scratch0)
+        code.byte(0xC3)
+        return start
+    }
+
+    private mutating func writeSaveVectors() {
+        code.memory(0xAE, map: 1, reg: 3, StateOffset.area(24))
+        code.memory(0xAE, map: 1, reg: 2, StateOffset.savedMXCSR)
+        for n in 0..<UInt8(16) {
+            let low = StateOffset.area(160 + 16 * Int32(n))
+            let high = StateOffset.area(576 + 16 * Int32(n))
+            code.vex(0x11, map: 1, prefix: 0, wide: false, long: false, reg: n, vvvv: 0, low)
+            code.vex(0x19, map: 3, prefix: 0x66, wide: false, long: true, reg: n, vvvv: 0, high)
+            code.byte(1)
+        }
+        code.bytes(0xC5, 0xF8, 0x77)
+        code.byte(0xC3)
     }
 }

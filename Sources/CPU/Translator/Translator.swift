@@ -3,39 +3,84 @@ internal import CHost
 public import GuestMemory
 internal import Glibc
 public import HostOS
+internal import Synchronization
 
-/// Runs one vCPU by translating blocks of 64-bit code; the interpreter serves the rest.
+/// Runs one vCPU by translating blocks; the interpreter serves the rest.
 public final class Translator {
     /// The vCPU that it runs.
     public let cpu: VirtualCPU
     private let interpreter: Interpreter
+    private let memory: GuestMemory
     private let cache: UnsafeMutablePointer<TranslationCache>
+    private let written: WrittenPages
 
-    /// Makes a translator for a vCPU attached to its machine's memory, with a code cache of `codeCache` bytes; blocks are
-    /// translated once the interpreter has run them `after` times.
-    public init(
-        cpu: VirtualCPU, memory: GuestMemory, codeCache: Int = 32 << 20, after: UInt8 = 3
-    ) throws(HostError) {
+    /// How it translates.
+    public struct Settings: Sendable {
+        /// Bytes of translated code.
+        public var codeCache = 32 << 20
+        /// Times that a block is interpreted before it is translated.
+        public var heat: UInt8 = 2
+        /// Count every instruction.
+        public var counts = false
+        /// Keep dead flags as the interpreter does.
+        public var exactFlags = false
+        /// Jump from block to block without the dispatcher.
+        public var chains = true
+
+        /// The defaults.
+        public init() {}
+    }
+
+    /// Makes a translator for a vCPU attached to its machine's memory.
+    public init(cpu: VirtualCPU, memory: GuestMemory, settings: Settings = Settings()) throws(HostError) {
         self.cpu = cpu
+        self.memory = memory
         interpreter = Interpreter(cpu: cpu, memory: memory)
+        let options = TranslationOptions(
+            counts: settings.counts, exactFlags: settings.exactFlags, chains: settings.chains)
+        let created = try TranslationCache(
+            size: max(settings.codeCache, 1 << 20), pages: Int(memory.limit / GuestMemory.pageSize), options: options,
+            heatWanted: settings.heat)
         cache = .allocate(capacity: 1)
-        cache.initialize(to: try TranslationCache(size: codeCache))
-        cache.pointee.heatWanted = after
+        cache.initialize(to: created)
         let s = cpu.state
         s.pointee.translation = UnsafeMutableRawPointer(cache)
         s.pointee.self_ = UnsafeMutableRawPointer(s)
         s.pointee.jump_table = UnsafeMutableRawPointer(cache.pointee.jumps)
+        written = WrittenPages(cpu: cpu)
+        memory.onCodeWritten { [written] page in written.add(page) }
     }
 
     deinit {
         cpu.state.pointee.translation = nil
-        cache.pointee.jumps.deallocate()
+        cache.pointee.deallocate()
         cache.deinitialize(count: 1)
         cache.deallocate()
     }
 
     /// Runs until something outside the CPU is needed.
-    public func run() -> VMExit { interpreter.run() }
+    public func run() -> VMExit {
+        written.take { page in cpu.vcpu.forgetTranslations(page: Int(truncatingIfNeeded: page)) }
+        return interpreter.run()
+    }
+
+    /// Blocks translated so far.
+    public var translations: UInt64 { cache.pointee.translations }
+    /// Times that translated code was entered from the dispatcher.
+    public var entries: UInt64 { cache.pointee.entries }
+    /// Bytes of translated code.
+    public var codeBytes: UInt64 { UInt64(cache.pointee.position) }
+    /// Times that all code was dropped because the cache was full.
+    public var codeFlushes: UInt64 { cache.pointee.flushes }
+
+    /// How often translated code left an instruction to the interpreter, by mnemonic.
+    public var callouts: [String: UInt64] {
+        var result: [String: UInt64] = [:]
+        for n in 0..<InstructionTable.count where cache.pointee.callouts[n] > 0 {
+            result[InstructionTable.row(UInt16(n)).mnemonic, default: 0] += cache.pointee.callouts[n]
+        }
+        return result
+    }
 
     /// Answers the access that the last exit asked for; the instruction goes on with the next `run`.
     public func complete(_ value: UInt64) { interpreter.complete(value) }
@@ -50,61 +95,35 @@ public final class Translator {
     public func inject(vector: UInt8) -> Bool { interpreter.inject(vector: vector) }
 }
 
-/// An entry of the jump table: where the block at a linear address is in host memory.
-struct JumpEntry {
-    var rip: UInt64 = ~0
-    var key: UInt64 = ~0
-    var code: UInt64 = 0
-    var padding: UInt64 = 0
-}
+/// Pages of translated code that devices have written to, on their threads.
+final class WrittenPages: Sendable {
+    private let pages = Mutex<[UInt64]>([])
+    private let count = Atomic<Int>(0)
+    // SAFETY: only the attention word is touched, which is atomic; the block lives as long as `cpu`.
+    private let cpu: VirtualCPU
 
-/// One vCPU's translated code.
-///
-/// Invariants: code is written through the writable mapping and run through the other; `position` is 16-aligned.
-struct TranslationCache {
-    static let jumpEntries = 4096
-    /// No block's code is longer.
-    static let longestBlock = 32 << 10
+    init(cpu: VirtualCPU) { self.cpu = cpu }
 
-    let memory: CodeMemory
-    let jumps: UnsafeMutablePointer<JumpEntry>
-    let common: CommonRoutines
-    let enter: @convention(c) (UnsafeMutableRawPointer, UnsafeRawPointer) -> Int
-    private let firstPosition: Int
-    var position: Int
-    var heatWanted: UInt8 = 3
-    /// Where the guest was to go on after the last jump that waits to be patched, and under which key.
-    var waitingSite: UInt64 = 0
-    var waitingRIP: UInt64 = 0
-    var waitingKey: UInt64 = 0
-
-    init(size: Int) throws(HostError) {
-        memory = try CodeMemory(size: size)
-        jumps = .allocate(capacity: Self.jumpEntries)
-        jumps.initialize(repeating: JumpEntry(), count: Self.jumpEntries)
-        var routines = RoutineWriter(code: HostAssembler(start: memory.writable + 64))
-        let enterAt = 64 + routines.writeEnter()
-        common = routines.writeCommon(origin: 64)
-        enter = unsafeBitCast(
-            memory.executable + enterAt, to: (@convention(c) (UnsafeMutableRawPointer, UnsafeRawPointer) -> Int).self)
-        firstPosition = (64 + routines.code.count + 63) & ~63
-        position = firstPosition
+    func add(_ page: UInt64) {
+        pages.withLock { $0.append(page) }
+        count.add(1, ordering: .releasing)
+        roost_attention_set(cpu.state, ROOST_ATTENTION_KICK)
     }
 
-    /// Whether another block fits.
-    var hasRoom: Bool { position + Self.longestBlock <= memory.size }
-
-    /// Forgets all code.
-    mutating func removeAll() {
-        position = firstPosition
-        waitingSite = 0
-        jumps.update(repeating: JumpEntry(), count: Self.jumpEntries)
+    func take(_ body: (UInt64) -> Void) {
+        if count.load(ordering: .acquiring) == 0 { return }
+        let taken = pages.withLock { pages in
+            count.store(0, ordering: .relaxed)
+            defer { pages = [] }
+            return pages
+        }
+        for page in taken { body(page) }
     }
 }
 
 extension VCPU {
     @inline(__always)
-    private var translations: UnsafeMutablePointer<TranslationCache> {
+    var translations: UnsafeMutablePointer<TranslationCache> {
         s.pointee.translation.unsafelyUnwrapped.assumingMemoryBound(to: TranslationCache.self)
     }
 
@@ -117,42 +136,74 @@ extension VCPU {
         } catch {
             return raise(error)
         }
-        if s.pointee.code_size != 8 { return runBlock() }
+        let cache = translations
+        let codePage = s.pointee.rip &- (block.pointee.physical & 4095)
         if block.pointee.host == 0 {
-            // A block that ends on another page is validated on every entry: by the interpreter.
-            if block.pointee.heat < translations.pointee.heatWanted
-                || block.pointee.secondPage != block.pointee.physical >> 12
-            {
+            if block.pointee.heat < cache.pointee.heatWanted || !canTranslate(block, codePage) {
                 block.pointee.heat &+= block.pointee.heat < 255 ? 1 : 0
                 return runBlock()
             }
             translate(block)
+        } else if s.pointee.code_size != 8 && !isInsideLimit(codePage) {
+            return runBlock()
         }
-        let cache = translations
         let code = UInt64(UInt(bitPattern: cache.pointee.memory.executable)) &+ UInt64(block.pointee.host)
-        chain(to: Int(block.pointee.host))
-        let slot = cache.pointee.jumps + Int(truncatingIfNeeded: (s.pointee.rip ^ s.pointee.rip >> 12) & 4095)
-        slot.pointee = JumpEntry(rip: s.pointee.rip, key: s.pointee.jump_key, code: code)
+        s.pointee.code_page = codePage
+        link(block, code, codePage)
         s.pointee.chain_site = 0
-        let result = cache.pointee.enter(
+        cache.pointee.entries &+= 1
+        let left = cache.pointee.enter(
             UnsafeMutableRawPointer(s), UnsafeRawPointer(bitPattern: UInt(truncatingIfNeeded: code)).unsafelyUnwrapped)
-        cache.pointee.waitingSite = s.pointee.chain_site
-        cache.pointee.waitingRIP = s.pointee.rip
-        cache.pointee.waitingKey = s.pointee.jump_key
-        return result != 2
+        cache.pointee.wait(site: s.pointee.chain_site, rip: s.pointee.rip, key: s.pointee.jump_key)
+        switch left {
+        case LeaveReason.exit.rawValue: return false
+        case LeaveReason.interpret.rawValue: return runBlock()
+        case LeaveReason.stale.rawValue: findStale()
+        default: break
+        }
+        return true
     }
 
-    /// Makes the jump that translated code last left by lead to the block that is entered now.
-    @inline(__always)
-    private func chain(to host: Int) {
-        let cache = translations
-        let site = Int(truncatingIfNeeded: cache.pointee.waitingSite)
-        if site == 0 { return }
-        if cache.pointee.waitingRIP == s.pointee.rip && cache.pointee.waitingKey == s.pointee.jump_key {
-            UnsafeMutableRawPointer(cache.pointee.memory.writable + site)
-                .storeBytes(of: Int32(truncatingIfNeeded: host - site - 4), as: Int32.self)
+    /// RIP of a block that was entered after its code had changed.
+    @inline(never)
+    private func findStale() {
+        let record = translations.pointee.record(Int(truncatingIfNeeded: s.pointee.entry))
+        s.pointee.rip =
+            record.absolute != 0 ? record.absolute : truncatedRIP(s.pointee.code_page &+ UInt64(record.pageOffset))
+    }
+
+    /// Whether all of the code page is inside CS.
+    private func isInsideLimit(_ codePage: UInt64) -> Bool {
+        codePage < 0x1_0000_0000 && codePage &+ 4095 <= UInt64(segment(Int(ROOST_CS)).pointee.limit)
+    }
+
+    private func canTranslate(_ block: UnsafeMutablePointer<Block>, _ codePage: UInt64) -> Bool {
+        if s.pointee.code_size != 8 {
+            return isInsideLimit(codePage) && block.pointee.secondPage == block.pointee.physical >> 12
         }
-        cache.pointee.waitingSite = 0
+        // A branch beyond the last canonical page faults itself.
+        if codePage >> 12 == 0x7_FFFF_FFFF { return false }
+        // A block that ends on another page is validated on every entry, by the interpreter, but the kernel's stays.
+        return block.pointee.secondPage == block.pointee.physical >> 12
+    }
+
+    /// Makes the ways to a block that was just found lead to its code.
+    @inline(__always)
+    private func link(_ block: UnsafeMutablePointer<Block>, _ code: UInt64, _ codePage: UInt64) {
+        let cache = translations
+        if !cache.pointee.options.chains { return }
+        let rip = s.pointee.rip
+        let isWaiting = cache.pointee.isWaiting(rip: rip, key: s.pointee.jump_key)
+        if isWaiting {
+            cache.pointee.chain(
+                to: Int(block.pointee.host), isGlobal: block.pointee.absolute != 0 && isGlobalCode(rip))
+            cache.pointee.stopWaiting()
+            if s.pointee.code_size == 8 && s.pointee.cpl != 3 { return }
+        }
+        if s.pointee.cpl != 3 && !isGlobalCode(rip) { s.pointee.local_code = 1 }
+        let slot =
+            cache.pointee.jumps + Int(truncatingIfNeeded: (rip ^ rip >> 12) & UInt64(TranslationCache.jumpEntries - 1))
+        slot.pointee = JumpEntry(rip: rip, key: s.pointee.jump_key, code: code, codePage: codePage)
     }
 
     @inline(never)
@@ -160,16 +211,20 @@ extension VCPU {
         let cache = translations
         if !cache.pointee.hasRoom { dropTranslations() }
         let position = cache.pointee.position
-        let page = Int(block.pointee.physical >> 12)
+        let page = block.pointee.physical >> 12
+        let pageOffset = Int(block.pointee.physical & 4095)
+        let absolute = block.pointee.absolute != 0 ? s.pointee.rip : 0
         var translator = BlockTranslator(
             code: HostAssembler(start: cache.pointee.memory.writable + position), origin: position,
-            common: cache.pointee.common, first: UnsafePointer(blocks.pointee.instructions + Int(block.pointee.first)),
-            count: Int(block.pointee.count), pageOffset: Int(block.pointee.physical & 4095), liveOut: .all)
-        translator.translate(
-            version: UnsafePointer(s.pointee.code_versions + page), current: block.pointee.version,
-            endsInBranch: block.pointee.endsInBranch)
+            common: cache.pointee.common, options: cache.pointee.options, usesRORX: cache.pointee.usesRORX,
+            first: UnsafePointer(blocks.pointee.instructions + Int(block.pointee.first)),
+            firstNumber: Int(block.pointee.first), count: Int(block.pointee.count), pageOffset: pageOffset,
+            absolute: absolute, vcpu: self,
+            liveOut: cache.pointee.options.exactFlags ? .all : flagsWanted(after: block))
+        translator.translate(endsInBranch: block.pointee.endsInBranch)
         block.pointee.host = UInt32(position)
-        cache.pointee.position = (position + translator.code.count + 15) & ~15
+        cache.pointee.add(
+            pageOffset: pageOffset, absolute: absolute, page: page, length: translator.code.count)
     }
 
     /// Forgets all translated code: the cache is full, or its blocks are gone.
@@ -180,55 +235,25 @@ extension VCPU {
         for n in 0..<BlockCache.tableSize { blocks.pointee.table[n].host = 0 }
     }
 
-    /// What an entry of the jump table must carry to be used now.
+    /// A page's code has changed.
+    @inline(never)
+    func forgetTranslations(page: Int) {
+        if s.pointee.translation == nil { return }
+        translations.pointee.removePage(page)
+    }
+
+    /// Undoes jumps between pages of the kernel: they may be elsewhere now.
+    @inline(never)
+    func unchainPages() {
+        if s.pointee.translation == nil { return }
+        translations.pointee.unchainPages()
+    }
+
+    /// What an entry of the jump table must carry to be used now; to be called whenever the address space changes.
     @inline(__always)
     func updateJumpKey() {
-        s.pointee.jump_key =
-            UInt64(s.pointee.address_space) | UInt64(s.pointee.cpl) << 16 | UInt64(s.pointee.code_size) << 20
-            | s.pointee.jump_generation << 24
+        s.pointee.tlb_tag = UInt64(s.pointee.address_space)
+        let space = s.pointee.cpl == 3 ? UInt64(s.pointee.address_space) << 16 : 0
+        s.pointee.jump_key = UInt64(s.pointee.mode_key) | space | UInt64(s.pointee.jump_generation) << 32
     }
-}
-
-/// What translated code calls for an instruction that it leaves to the interpreter: 0 go on, 1 look for events, 2 an exit
-/// waits.
-func translatedStep(
-    _ state: UnsafeMutablePointer<roost_vcpu>, _ instruction: UnsafeRawPointer, _ remaining: Int
-) -> Int {
-    let v = VCPU(state)
-    let i = instruction.assumingMemoryBound(to: Instruction.self)
-    state.pointee.block_end = instruction
-    do throws(CPUException) {
-        try v.execute(i)
-    } catch {
-        state.pointee.instructions &-= UInt64(truncatingIfNeeded: remaining)
-        return v.settle(error, i) ? 1 : 2
-    }
-    if state.pointee.block_end == nil {
-        // The instruction changed code, perhaps its own block.
-        state.pointee.instructions &-= UInt64(truncatingIfNeeded: remaining - 1)
-        state.pointee.rip = v.truncatedRIP(v.nextRIP(i))
-        return 1
-    }
-    return 0
-}
-
-/// The same for an instruction that ends its block.
-func translatedStepAndEnd(
-    _ state: UnsafeMutablePointer<roost_vcpu>, _ instruction: UnsafeRawPointer, _ remaining: Int
-) -> Int {
-    let v = VCPU(state)
-    let i = instruction.assumingMemoryBound(to: Instruction.self)
-    state.pointee.block_end = instruction
-    do throws(CPUException) {
-        try v.execute(i)
-    } catch {
-        state.pointee.instructions &-= UInt64(truncatingIfNeeded: remaining)
-        return v.settle(error, i) ? 1 : 2
-    }
-    if !v.setsRIP(i) { state.pointee.rip = v.truncatedRIP(v.nextRIP(i)) }
-    let careful =
-        state.pointee.interrupt_shadow != 0 || state.pointee.slow_memory != 0 || state.pointee.interrupt_window != 0
-        || state.pointee.pending_nmi != 0 || state.pointee.pending_debug != 0 || state.pointee.code_size != 8
-        || state.pointee.rflags & 0x100 != 0 || state.pointee.dr.7 & 0xFF != 0
-    return careful ? 1 : 0
 }

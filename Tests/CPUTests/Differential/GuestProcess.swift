@@ -51,7 +51,10 @@ final class GuestProcess {
         cpu.attach(memory: memory)
         cpu.model = model
         if translates {
-            let translator = try Translator(cpu: cpu, memory: memory, codeCache: 2 << 20, after: 0)
+            var settings = Translator.Settings()
+            settings.codeCache = 2 << 20
+            settings.heat = 0
+            let translator = try Translator(cpu: cpu, memory: memory, settings: settings)
             run = { translator.run() }
         } else {
             let interpreter = Interpreter(cpu: cpu, memory: memory)

@@ -1,0 +1,211 @@
+// One vCPU's translated code: where it is, what it was made from, and how it is forgotten.
+//
+// A translation is entered by the dispatcher, by jumps patched to lead to it, through the jump table and by returns. When
+// the code of a guest page changes, the entries of all its translations are overwritten by a jump to the dispatcher, so
+// that none of these ways needs to check anything.
+//
+// Invariants: code is written through the writable mapping and run through the other; `position` is 16-aligned; nothing
+// jumps into the first eleven bytes of a translation except to its start.
+internal import CHost
+internal import Glibc
+internal import HostOS
+
+/// An entry of the jump table: where the block at an instruction address is in host memory.
+struct JumpEntry {
+    var rip: UInt64 = ~0
+    var key: UInt64 = ~0
+    var code: UInt64 = 0
+    var codePage: UInt64 = 0
+}
+
+/// What is known of one translation.
+struct TranslationRecord {
+    /// The page's next record, 0 none.
+    var next: UInt32
+    /// Where its code is.
+    var position: UInt32
+    /// Offset of its first instruction in the page.
+    var pageOffset: UInt32
+    /// Whether its code is still good.
+    var isLive: Bool
+    /// Its address, if it is absolute, else 0.
+    var absolute: UInt64
+    var page: UInt64
+}
+
+/// All of one vCPU's translated code.
+struct TranslationCache {
+    static let jumpEntries = 16384
+    /// No block's code is longer.
+    static let longestBlock = 32 << 10
+    static let maximumRecords = 1 << 19
+
+    /// A jump to absolute code in another page: good as long as the kernel's mappings stay.
+    private struct CrossChain {
+        var site: Int
+        var unchained: Int32
+        var record: UInt32
+    }
+
+    let memory: CodeMemory
+    let jumps: UnsafeMutablePointer<JumpEntry>
+    let common: CommonRoutines
+    let enter: @convention(c) (UnsafeMutableRawPointer, UnsafeRawPointer) -> Int
+    let usesRORX: Bool
+    var options: TranslationOptions
+    private let firstPosition: Int
+    private(set) var position: Int
+    /// Times that a block is interpreted before it is translated.
+    var heatWanted: UInt8
+    /// Translations made and times that all were dropped.
+    private(set) var translations: UInt64 = 0
+    private(set) var flushes: UInt64 = 0
+    /// Times that translated code was entered from the dispatcher.
+    var entries: UInt64 = 0
+
+    /// How often each row of the instruction table was left to the interpreter.
+    let callouts: UnsafeMutablePointer<UInt64>
+    private let records: UnsafeMutablePointer<TranslationRecord>
+    private(set) var recordCount = 1
+    /// Each guest-physical page's first record, 0 none.
+    private let pageHeads: UnsafeMutablePointer<UInt32>
+    private let pageCount: Int
+    private var crossChains: [CrossChain] = []
+
+    /// Where the guest was to go on after the last jump that waits to be patched, and under which key.
+    private var waitingSite: Int = 0
+    private var waitingRIP: UInt64 = 0
+    private var waitingKey: UInt64 = 0
+
+    init(size: Int, pages: Int, options: TranslationOptions, heatWanted: UInt8) throws(HostError) {
+        memory = try CodeMemory(size: size)
+        self.options = options
+        self.heatWanted = heatWanted
+        pageCount = max(pages, 1)
+        // calloc: untouched pages cost nothing.
+        pageHeads = calloc(pageCount, 4)!.bindMemory(to: UInt32.self, capacity: pageCount)
+        records = calloc(Self.maximumRecords, MemoryLayout<TranslationRecord>.stride)!
+            .bindMemory(to: TranslationRecord.self, capacity: Self.maximumRecords)
+        callouts = .allocate(capacity: InstructionTable.count)
+        callouts.initialize(repeating: 0, count: InstructionTable.count)
+        jumps = .allocate(capacity: Self.jumpEntries)
+        jumps.initialize(repeating: JumpEntry(), count: Self.jumpEntries)
+        var routines = RoutineWriter(code: HostAssembler(start: memory.writable + 64), origin: 64)
+        let enterAt = 64 + routines.writeEnter()
+        common = routines.writeCommon()
+        enter = unsafeBitCast(
+            memory.executable + enterAt, to: (@convention(c) (UnsafeMutableRawPointer, UnsafeRawPointer) -> Int).self)
+        firstPosition = (64 + routines.code.count + 63) & ~63
+        position = firstPosition
+        usesRORX = CPUModel.host.isAvailable(.bmi2)
+    }
+
+    func deallocate() {
+        jumps.deallocate()
+        callouts.deallocate()
+        free(pageHeads)
+        free(records)
+    }
+
+    /// Whether another block fits.
+    var hasRoom: Bool { position + Self.longestBlock <= memory.size && recordCount < Self.maximumRecords }
+
+    /// Bytes of code.
+    var used: Int { position }
+
+    /// Takes up a translation written at `position`.
+    mutating func add(pageOffset: Int, absolute: UInt64, page: UInt64, length: Int) {
+        let n = recordCount
+        recordCount += 1
+        records[n] = TranslationRecord(
+            next: pageHeads[Int(page)], position: UInt32(position), pageOffset: UInt32(pageOffset),
+            isLive: true, absolute: absolute, page: page)
+        pageHeads[Int(page)] = UInt32(n)
+        translations &+= 1
+        position = (position + length + 15) & ~15
+    }
+
+    func record(_ n: Int) -> TranslationRecord { records[min(max(n, 0), recordCount - 1)] }
+
+    /// Forgets all code.
+    mutating func removeAll() {
+        for n in 1..<recordCount { pageHeads[Int(records[n].page)] = 0 }
+        recordCount = 1
+        position = firstPosition
+        waitingSite = 0
+        flushes &+= 1
+        crossChains.removeAll(keepingCapacity: true)
+        jumps.update(repeating: JumpEntry(), count: Self.jumpEntries)
+    }
+
+    /// A page's code has changed: its translations lead to the dispatcher.
+    mutating func removePage(_ page: Int) {
+        guard page < pageCount else { return }
+        waitingSite = 0
+        var n = Int(pageHeads[page])
+        pageHeads[page] = 0
+        while n != 0 {
+            let record = records[n]
+            var patch = HostAssembler(start: memory.writable + Int(record.position))
+            patch.byte(0x41)
+            patch.byte(0xBA)
+            patch.word32(Int32(n))
+            let place = patch.jump()
+            patch.patch(place, to: common.leaveStale - Int(record.position))
+            records[n].isLive = false
+            n = Int(record.next)
+        }
+    }
+
+    // MARK: Chains
+
+    /// Remembers by which jump translated code was left, and for where.
+    @inline(__always)
+    mutating func wait(site: UInt64, rip: UInt64, key: UInt64) {
+        waitingSite = Int(truncatingIfNeeded: site)
+        waitingRIP = rip
+        waitingKey = key
+    }
+
+    /// Whether a jump waits for the block at `rip`.
+    @inline(__always)
+    func isWaiting(rip: UInt64, key: UInt64) -> Bool {
+        waitingSite != 0 && waitingRIP == rip && waitingKey == key
+    }
+
+    /// Makes the jump that waits lead to code; `isGlobal`: the target is there in every address space.
+    mutating func chain(to host: Int, isGlobal: Bool) {
+        let site = waitingSite & Int(ChainSite.mask)
+        let place = UnsafeMutableRawPointer(memory.writable + site)
+        if UInt64(waitingSite) & ChainSite.crossesPage != 0 {
+            if !isGlobal { return }
+            let record = recordHolding(site)
+            if record == 0 { return }
+            crossChains.append(
+                CrossChain(site: site, unchained: place.loadUnaligned(as: Int32.self), record: UInt32(record)))
+        }
+        place.storeBytes(of: Int32(truncatingIfNeeded: host - site - 4), as: Int32.self)
+    }
+
+    mutating func stopWaiting() { waitingSite = 0 }
+
+    /// The record whose code holds a position (they are in the order of their positions), 0 if that is dead.
+    private func recordHolding(_ site: Int) -> Int {
+        var low = 1
+        var high = recordCount
+        while low < high {
+            let middle = (low + high) / 2
+            if Int(records[middle].position) <= site { low = middle + 1 } else { high = middle }
+        }
+        return low > 1 && records[low - 1].isLive ? low - 1 : 0
+    }
+
+    /// Undoes every jump to absolute code in another page.
+    mutating func unchainPages() {
+        waitingSite = 0
+        for chain in crossChains where records[Int(chain.record)].isLive {
+            UnsafeMutableRawPointer(memory.writable + chain.site).storeBytes(of: chain.unchained, as: Int32.self)
+        }
+        crossChains.removeAll(keepingCapacity: true)
+    }
+}
