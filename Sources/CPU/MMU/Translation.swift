@@ -178,8 +178,10 @@ extension VCPU {
         guard page < s.pointee.ram_limit >> 12, isMemoryPage(page) else { throw .generalProtection(0) }
         entry.pointee.read_tag = tag
         entry.pointee.physical = page << 12 | (isGlobal ? EntryFlags.global : 0)
-        let hash = codeHash(linear)
-        roost_code_filter_at(s, hash >> 6).pointee |= 1 &<< UInt64(hash & 63)
+        if linear < BlockTranslator.absoluteStart {
+            let hash = codeHash(linear)
+            roost_code_filter_at(s, hash >> 6).pointee |= 1 &<< UInt64(hash & 63)
+        }
         return physical
     }
 

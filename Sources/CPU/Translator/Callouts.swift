@@ -35,6 +35,7 @@ func translatedStep(_ state: UnsafeMutablePointer<roost_vcpu>, _ argument: Int, 
     let v = VCPU(state)
     let i = UnsafePointer(v.blocks.pointee.instructions + (argument & Int(StepArgument.mask)))
     let isLast = UInt64(truncatingIfNeeded: argument) & StepArgument.last != 0
+    let next = v.truncatedRIP(v.nextRIP(i))
     let key = state.pointee.jump_key
     state.pointee.block_end = UnsafeRawPointer(i)
     v.countCallout(i)
@@ -44,7 +45,6 @@ func translatedStep(_ state: UnsafeMutablePointer<roost_vcpu>, _ argument: Int, 
         v.uncount(remaining)
         return v.settle(error, i) ? 1 : 2
     }
-    let next = v.truncatedRIP(v.nextRIP(i))
     if state.pointee.block_end == nil || (state.pointee.vectors_live != 0 && !v.keepsVectors) {
         // The instruction changed code, perhaps its own block, or the terms of vector instructions.
         v.uncount(remaining - 1)

@@ -26,6 +26,7 @@ struct TranslationRecord {
     var position: UInt32
     /// Offset of its first instruction in the page.
     var pageOffset: UInt32
+    var modeKey: UInt32
     /// Whether its code is still good.
     var isLive: Bool
     /// Its address, if it is absolute, else 0.
@@ -76,6 +77,8 @@ struct TranslationCache {
     private var waitingSite: Int = 0
     private var waitingRIP: UInt64 = 0
     private var waitingKey: UInt64 = 0
+    /// The dead translation by which translated code was left, 0 none.
+    var staleRecord = 0
 
     init(size: Int, pages: Int, options: TranslationOptions, heatWanted: UInt8) throws(HostError) {
         memory = try CodeMemory(size: size)
@@ -114,12 +117,12 @@ struct TranslationCache {
     var used: Int { position }
 
     /// Takes up a translation written at `position`.
-    mutating func add(pageOffset: Int, absolute: UInt64, page: UInt64, length: Int) {
+    mutating func add(pageOffset: Int, absolute: UInt64, page: UInt64, modeKey: UInt32, length: Int) {
         let n = recordCount
         recordCount += 1
         records[n] = TranslationRecord(
             next: pageHeads[Int(page)], position: UInt32(position), pageOffset: UInt32(pageOffset),
-            isLive: true, absolute: absolute, page: page)
+            modeKey: modeKey, isLive: true, absolute: absolute, page: page)
         pageHeads[Int(page)] = UInt32(n)
         translations &+= 1
         position = (position + length + 15) & ~15
@@ -132,6 +135,7 @@ struct TranslationCache {
         for n in 1..<recordCount { pageHeads[Int(records[n].page)] = 0 }
         recordCount = 1
         position = firstPosition
+        staleRecord = 0
         waitingSite = 0
         flushes &+= 1
         crossChains.removeAll(keepingCapacity: true)
@@ -155,6 +159,16 @@ struct TranslationCache {
             records[n].isLive = false
             n = Int(record.next)
         }
+    }
+
+    /// Makes a dead translation lead to the one that replaces it: jumps from other pages still come there.
+    mutating func redirect(_ n: Int, to host: Int, page: UInt64, pageOffset: UInt64, modeKey: UInt32) {
+        guard n > 0, n < recordCount, !records[n].isLive, records[n].page == page,
+            UInt64(records[n].pageOffset) == pageOffset, records[n].modeKey == modeKey
+        else { return }
+        var patch = HostAssembler(start: memory.writable + Int(records[n].position))
+        let place = patch.jump()
+        patch.patch(place, to: host - Int(records[n].position))
     }
 
     // MARK: Chains

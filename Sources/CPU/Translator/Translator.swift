@@ -167,7 +167,9 @@ extension VCPU {
     /// RIP of a block that was entered after its code had changed.
     @inline(never)
     private func findStale() {
-        let record = translations.pointee.record(Int(truncatingIfNeeded: s.pointee.entry))
+        let number = Int(truncatingIfNeeded: s.pointee.entry)
+        let record = translations.pointee.record(number)
+        translations.pointee.staleRecord = number
         s.pointee.rip =
             record.absolute != 0 ? record.absolute : truncatedRIP(s.pointee.code_page &+ UInt64(record.pageOffset))
     }
@@ -193,6 +195,12 @@ extension VCPU {
         let cache = translations
         if !cache.pointee.options.chains { return }
         let rip = s.pointee.rip
+        if cache.pointee.staleRecord != 0 {
+            cache.pointee.redirect(
+                cache.pointee.staleRecord, to: Int(block.pointee.host), page: block.pointee.physical >> 12,
+                pageOffset: block.pointee.physical & 4095, modeKey: block.pointee.modeKey)
+            cache.pointee.staleRecord = 0
+        }
         let isWaiting = cache.pointee.isWaiting(rip: rip, key: s.pointee.jump_key)
         if isWaiting {
             cache.pointee.chain(
@@ -224,7 +232,8 @@ extension VCPU {
         translator.translate(endsInBranch: block.pointee.endsInBranch)
         block.pointee.host = UInt32(position)
         cache.pointee.add(
-            pageOffset: pageOffset, absolute: absolute, page: page, length: translator.code.count)
+            pageOffset: pageOffset, absolute: absolute, page: page, modeKey: block.pointee.modeKey,
+            length: translator.code.count)
     }
 
     /// Forgets all translated code: the cache is full, or its blocks are gone.
