@@ -66,7 +66,11 @@ let package = Package(
 
         // The figures that Roost promises, measured.
         .executableTarget(
-            name: "roost-bench", dependencies: ["CHost", "HostOS", "GuestMemory", "CPU", "Images"],
+            name: "roost-bench",
+            dependencies: [
+                "CHost", "HostOS", "GuestMemory", "CPU", "Images",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
             path: "Sources/Benchmarks"),
 
         // The command line.

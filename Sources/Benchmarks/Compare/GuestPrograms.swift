@@ -1,0 +1,100 @@
+// The benchmark programs as built by Benchmarks/Guest/Makefile, and the initrd that runs them in a guest.
+//
+// Words on the guest kernel's command line steer its init:
+//
+//   bench.only=NAME,NAME   run these
+//   bench.scale=NUMBER     multiply their work
+//   bench.timeout=SECONDS  stop a program that takes longer
+//
+// The guest prints, each on a line of its own:
+//
+//   @bench begin
+//   @bench clock UPTIME                                         at the beginning and at the end
+//   @bench start NAME
+//   @bench result NAME SECONDS OPERATIONS CHECKSUM PATH
+//   @bench fail NAME STATUS
+//   @bench done
+import Foundation
+import HostOS
+import Images
+
+/// A program of `bench`.
+struct GuestProgram: Codable, Equatable {
+    var name: String
+    /// "compute" or "system".
+    var set: String
+    /// What one of its operations is.
+    var unit: String
+}
+
+/// The folder with the built programs.
+struct GuestPrograms {
+    let executable: String
+    let programs: [GuestProgram]
+    let busybox = "/bin/busybox"
+
+    init(folder: String) throws {
+        executable = URL(fileURLWithPath: folder).appendingPathComponent("bench").path
+        guard FileManager.default.isExecutableFile(atPath: executable) else {
+            throw Unmeasured(description: "\(executable) is not there; `make bench` builds it")
+        }
+        var lines: [String] = []
+        _ = try ChildProcess.run(executable, ["list"], environment: [:], line: { lines.append($0) }, proceed: { true })
+        programs = lines.compactMap { line in
+            let fields = line.split(separator: "\t").map(String.init)
+            return fields.count == 3 ? GuestProgram(name: fields[0], set: fields[1], unit: fields[2]) : nil
+        }
+    }
+
+    /// The initrd: busybox, the programs, an init.
+    func initrd() throws -> [UInt8] {
+        var archive = CPIOArchive()
+        for directory in ["bin", "dev", "etc", "proc", "sys", "tmp"] { archive.addDirectory(directory) }
+        archive.addCharacterDevice("dev/console", major: 5, minor: 1)
+        try archive.addHostFile(busybox)
+        for name in ["sh", "mount", "poweroff", "sed", "tail", "timeout", "tr"] {
+            archive.addSymbolicLink("bin/\(name)", to: "busybox")
+        }
+        try archive.addHostFile(executable, as: "bin/bench")
+        archive.addFile("init", text: Self.initScript, mode: 0o755)
+        return archive.serialized()
+    }
+
+    static let initScript = #"""
+        #!/bin/sh
+        # Runs the benchmark programs named on the kernel's command line; see GuestPrograms.swift.
+        echo "@bench begin"
+        export PATH=/bin BENCH_TMP=/tmp
+        mount -t proc proc /proc
+        mount -t sysfs sys /sys
+        mount -t devtmpfs dev /dev 2>/dev/null
+        mount -t tmpfs tmp /tmp
+        echo 1 >/proc/sys/kernel/printk
+
+        word() { tr ' ' '\n' </proc/cmdline | sed -n "s/^bench\.$1=//p" | tail -n 1; }
+        clock() { read up idle </proc/uptime; echo "@bench clock $up"; }
+        scale=$(word scale) limit=$(word timeout)
+        clock
+        for name in $(word only | tr , ' '); do
+            echo "@bench start $name"
+            timeout -s KILL "${limit:-120}" bench "$name" "${scale:-1}" || echo "@bench fail $name status $?"
+        done
+        clock
+        echo "@bench done"
+        poweroff -f
+        """#
+}
+
+extension CPIOArchive {
+    /// Adds a file of the host, by default at the same path.
+    mutating func addHostFile(_ path: String, as name: String? = nil) throws {
+        guard let contents = FileManager.default.contents(atPath: path) else {
+            throw Unmeasured(description: "cannot read \(path)")
+        }
+        let mode: UInt32 = FileManager.default.isExecutableFile(atPath: path) ? 0o755 : 0o644
+        addFile(name ?? path, contents: Array(contents), mode: mode)
+    }
+}
+
+/// Why something could not be measured.
+struct Unmeasured: Error, CustomStringConvertible { var description: String }

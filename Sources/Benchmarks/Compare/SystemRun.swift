@@ -1,0 +1,95 @@
+// What a run of the programs in one system printed, line by line.
+import Foundation
+
+/// Where programs run.
+enum System: String, Codable, CaseIterable {
+    case native
+    case roost
+    case tcg
+
+    var title: String {
+        switch self {
+        case .native: "native"
+        case .roost: "Roost"
+        case .tcg: "QEMU TCG"
+        }
+    }
+}
+
+/// One program's figure in one run.
+struct Measurement: Codable {
+    var seconds: Double
+    var operations: UInt64
+    var checksum: String
+    /// Which code ran, where the processor decides.
+    var path: String?
+}
+
+/// Collects the lines of one process (a guest, or one native program) into figures.
+struct SystemRun {
+    var results: [String: Measurement] = [:]
+    /// Programs that gave no figure, and why.
+    var failures: [String: String] = [:]
+    /// Seconds from the start of the process to the first line of the guest's init.
+    var boot: Double?
+    /// MiB resident beyond the guest's memory, the most seen.
+    var residentBeyondGuest: Double?
+    /// The guest's clock against the host's, between the guest's first and last word: 1 is right.
+    var clockRate: Double?
+
+    /// The program that is running.
+    private(set) var current: String?
+    private(set) var isDone = false
+    /// The last lines, whatever they were.
+    private(set) var tail: [String] = []
+    /// When the last word from the guest's init came.
+    private(set) var lastWord = ContinuousClock.now
+    private let start = ContinuousClock.now
+    private var clocks: [(guest: Double, host: ContinuousClock.Instant)] = []
+
+    /// Takes a line; says whether it was a result.
+    mutating func take(_ line: String) -> Bool {
+        if !line.isEmpty { tail = Array((tail + [line]).suffix(4)) }
+        guard let marker = line.range(of: "@bench ") else { return false }
+        let words = line[marker.upperBound...].split(separator: " ").map(String.init)
+        lastWord = .now
+        switch words.first {
+        case "begin": boot = boot ?? (lastWord - start).seconds
+        case "clock": takeClock(words)
+        case "start": current = words.count > 1 ? words[1] : nil
+        case "result":
+            guard words.count == 6, let seconds = Double(words[2]), let operations = UInt64(words[3]) else {
+                return false
+            }
+            results[words[1]] = Measurement(
+                seconds: seconds, operations: operations, checksum: words[4], path: words[5] == "-" ? nil : words[5])
+            current = nil
+            return true
+        case "error": if let current { failures[current] = words.dropFirst().joined(separator: " ") }
+        case "fail":
+            guard words.count > 1 else { return false }
+            failures[words[1]] = failures[words[1]] ?? words.dropFirst(2).joined(separator: " ")
+            current = nil
+        case "done": isDone = true
+        default: break
+        }
+        return false
+    }
+
+    private mutating func takeClock(_ words: [String]) {
+        guard words.count == 2, let guest = Double(words[1]) else { return }
+        clocks.append((guest, lastWord))
+        guard clocks.count == 2 else { return }
+        let host = (clocks[1].host - clocks[0].host).seconds
+        // The guest's figure has a resolution of 10 ms.
+        if host > 2 { clockRate = (clocks[1].guest - clocks[0].guest) / host }
+    }
+
+    /// Starts on a program without being told by a line.
+    mutating func begin(_ program: String) { current = program }
+}
+
+extension Duration {
+    /// The duration in seconds.
+    var seconds: Double { Double(components.seconds) + Double(components.attoseconds) / 1e18 }
+}
