@@ -1,4 +1,4 @@
-// The runner: `bench NAME [SCALE]` runs a program and prints a line, `bench list` names them all.
+// The runner: `bench NAME [SCALE]` runs a program and prints a line, `bench --list` names them all.
 //
 //   @bench result NAME SECONDS OPERATIONS CHECKSUM PATH
 #include "bench.h"
@@ -14,18 +14,36 @@ static const struct program *const programs[] = {
     &integer_program,
     &sieve_program,
     &tree_program,
+    &list_program,
+    &hash_program,
     &matrix_program,
+    &aes_program,
+    &sha256_program,
+    &sha256_plain_program,
+    &dot_program,
     &memcpy_64_program,
     &memcpy_4k_program,
     &memcpy_1m_program,
     &memset_64_program,
     &memset_4k_program,
     &memset_1m_program,
+    &sort_program,
+    &lua_program,
+    &gzip_program,
+    &xz_program,
+    &sqlite_program,
+    &regex_program,
     &syscall_program,
     &fault_program,
+    &mmap_program,
+    &signal_program,
     &fork_program,
     &exec_program,
     &shell_program,
+    &pipe_2_program,
+    &pipe_16_program,
+    &files_program,
+    &compile_program,
 };
 
 double now(void) {
@@ -90,7 +108,7 @@ int main(int count, char **arguments) {
     const char *name = count > 1 ? arguments[1] : "";
     // What the exec benchmark starts.
     if (strcmp(name, "nothing") == 0) return 0;
-    if (strcmp(name, "list") == 0) {
+    if (strcmp(name, "--list") == 0) {
         list();
         return 0;
     }
@@ -102,6 +120,6 @@ int main(int count, char **arguments) {
                (unsigned long long)outcome.checksum, outcome.path ? outcome.path : "-");
         return 0;
     }
-    fprintf(stderr, "usage: bench NAME [SCALE] | bench list\n");
+    fprintf(stderr, "usage: bench NAME [SCALE] | bench --list\n");
     return 2;
 }

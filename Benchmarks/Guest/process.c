@@ -1,4 +1,4 @@
-// Processes: fork alone, fork and exec of this program, fork and exec of a shell; each waited for.
+// Processes: fork alone, fork and exec of this program, of a shell, of a C compiler; each waited for.
 #define _GNU_SOURCE
 #include "bench.h"
 
@@ -19,14 +19,14 @@ static struct outcome run(uint64_t rounds, const char *path, char *const argumen
             _exit(127);
         }
         int status = 0;
-        if (waitpid(child, &status, 0) != child || !WIFEXITED(status)) fail("child %d", status);
-        if (WEXITSTATUS(status) == 127) fail("cannot start %s", path);
+        if (waitpid(child, &status, 0) != child || !WIFEXITED(status)) fail("child: %x", status);
+        if (path && status != 0) fail("%s: status %d", path, WEXITSTATUS(status));
         sum += (uint64_t)WEXITSTATUS(status) + 1;
     }
     return (struct outcome){now() - start, rounds, sum, NULL};
 }
 
-static struct outcome run_fork(double scale) { return run(scaled(1000, scale), NULL, NULL); }
+static struct outcome run_fork(double scale) { return run(scaled(2000, scale), NULL, NULL); }
 
 static struct outcome run_exec(double scale) {
     return run(scaled(800, scale), "/proc/self/exe", (char *[]){"bench", "nothing", NULL});
@@ -37,6 +37,13 @@ static struct outcome run_shell(double scale) {
     return run(scaled(400, scale), shell ? shell : "/bin/busybox", (char *[]){"busybox", "sh", "-c", ":", NULL});
 }
 
+static struct outcome run_compile(double scale) {
+    const char *source = getenv("BENCH_SOURCE");
+    return run(scaled(60, scale), "/usr/bin/tcc",
+               (char *[]){"tcc", "-c", "-o", "/dev/null", (char *)(source ? source : "/sample.c"), NULL});
+}
+
 const struct program fork_program = {"fork", "system", "fork and wait", run_fork};
 const struct program exec_program = {"exec", "system", "fork, exec and wait", run_exec};
 const struct program shell_program = {"shell", "system", "busybox sh -c :", run_shell};
+const struct program compile_program = {"compile", "system", "tcc of a small C file", run_compile};

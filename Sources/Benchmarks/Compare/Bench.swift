@@ -11,6 +11,7 @@ struct Bench {
     let scale: Double
     let timeout: Duration
     let engine: String?
+    let qemuCPU: String
     let roost: String
     let kernel: DebianKernel
     /// The one core that everything runs on, so that helper threads cost as much in each system.
@@ -20,13 +21,15 @@ struct Bench {
     static let memoryMiB = 512
 
     init(
-        programs: [GuestProgram], guest: GuestPrograms, scale: Double, timeout: Duration, engine: String?, roost: String
+        programs: [GuestProgram], guest: GuestPrograms, scale: Double, timeout: Duration, engine: String?,
+        qemuCPU: String, roost: String
     ) throws {
         self.programs = programs
         self.guest = guest
         self.scale = scale
         self.timeout = timeout
         self.engine = engine
+        self.qemuCPU = qemuCPU
         self.roost = roost
         kernel = try DebianKernel.fetched(.cloud)
         core = max(0, ProcessInfo.processInfo.activeProcessorCount - 1)
@@ -71,7 +74,10 @@ struct Bench {
             let deadline = ContinuousClock.now + timeout
             let ending = try ChildProcess.run(
                 "/usr/bin/taskset", ["-c", "\(core)", guest.executable, program.name, "\(scale)"],
-                environment: ["PATH": "/usr/bin:/bin", "BENCH_TMP": "/dev/shm", "BENCH_BUSYBOX": guest.busybox],
+                environment: [
+                    "PATH": "/usr/bin:/bin", "BENCH_TMP": "/dev/shm", "BENCH_BUSYBOX": guest.busybox,
+                    "BENCH_SOURCE": guest.sample,
+                ],
                 line: { if run.take($0) { Self.report(.native, program.name, run) } },
                 proceed: { .now < deadline })
             if run.results[program.name] == nil {
@@ -102,7 +108,7 @@ struct Bench {
         }
         guard let qemu else { throw Unmeasured(description: "qemu-system-x86_64 is missing; run `make setup-bench`") }
         return [
-            qemu, "-accel", "tcg", "-cpu", "max", "-m", "\(Self.memoryMiB)", "-smp", "1", "-kernel", kernel.image,
+            qemu, "-accel", "tcg", "-cpu", qemuCPU, "-m", "\(Self.memoryMiB)", "-smp", "1", "-kernel", kernel.image,
             "-initrd", initrd, "-append", append, "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
         ]
     }

@@ -36,6 +36,13 @@ struct CompareCommand: ParsableCommand {
     @Option(help: "Where the built programs lie (default: .build/bench).")
     var guest: String = ".build/bench"
 
+    @Option(help: "Where their sources lie.")
+    var sources: String = "Benchmarks/Guest"
+
+    @Option(
+        help: "QEMU's processor. 'max' alone has 'rep movs' and 'rep stos' marked as fast, which they are not in TCG.")
+    var qemuCPU: String = "max,erms=off,fsrm=off"
+
     @Option(help: "Write the results here as JSON.")
     var json: String?
 
@@ -53,7 +60,7 @@ struct CompareCommand: ParsableCommand {
     }
 
     func run() throws {
-        let guest = try GuestPrograms(folder: guest)
+        let guest = try GuestPrograms(folder: guest, sources: sources)
         let chosen = guest.programs.filter { program in
             guard let programs else { return true }
             return programs.split(separator: ",").contains { program.set == $0 || program.name.hasPrefix($0) }
@@ -65,7 +72,7 @@ struct CompareCommand: ParsableCommand {
         let executable = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent()
         let bench = try Bench(
             programs: chosen, guest: guest, scale: scale, timeout: .seconds(timeout), engine: engine,
-            roost: roost ?? executable.appendingPathComponent("roost").path)
+            qemuCPU: qemuCPU, roost: roost ?? executable.appendingPathComponent("roost").path)
         let wanted = systems.split(separator: ",").compactMap { System(rawValue: String($0)) }
         var comparison = Comparison(bench: bench, rounds: rounds, systems: wanted)
         for round in 1...rounds {

@@ -32,21 +32,29 @@ struct GuestPrograms {
     let executable: String
     let programs: [GuestProgram]
     let busybox = "/bin/busybox"
+    /// What the compile benchmark runs, and on what.
+    let compiler = "/usr/bin/tcc"
+    let sample: String
 
-    init(folder: String) throws {
+    /// - Parameters:
+    ///   - folder: Where `bench` was built.
+    ///   - sources: `Benchmarks/Guest`.
+    init(folder: String, sources: String) throws {
+        sample = URL(fileURLWithPath: sources).appendingPathComponent("sample/sample.c").path
         executable = URL(fileURLWithPath: folder).appendingPathComponent("bench").path
         guard FileManager.default.isExecutableFile(atPath: executable) else {
             throw Unmeasured(description: "\(executable) is not there; `make bench` builds it")
         }
         var lines: [String] = []
-        _ = try ChildProcess.run(executable, ["list"], environment: [:], line: { lines.append($0) }, proceed: { true })
+        _ = try ChildProcess.run(
+            executable, ["--list"], environment: [:], line: { lines.append($0) }, proceed: { true })
         programs = lines.compactMap { line in
             let fields = line.split(separator: "\t").map(String.init)
             return fields.count == 3 ? GuestProgram(name: fields[0], set: fields[1], unit: fields[2]) : nil
         }
     }
 
-    /// The initrd: busybox, the programs, an init.
+    /// The initrd: busybox, the programs, the compiler with what it reads, an init.
     func initrd() throws -> [UInt8] {
         var archive = CPIOArchive()
         for directory in ["bin", "dev", "etc", "proc", "sys", "tmp"] { archive.addDirectory(directory) }
@@ -56,8 +64,29 @@ struct GuestPrograms {
             archive.addSymbolicLink("bin/\(name)", to: "busybox")
         }
         try archive.addHostFile(executable, as: "bin/bench")
+        try archive.addHostFile(compiler)
+        for path in try compilerFiles() { try archive.addHostFile(path) }
+        try archive.addHostFile(sample, as: "sample.c")
         archive.addFile("init", text: Self.initScript, mode: 0o755)
         return archive.serialized()
+    }
+
+    /// The compiler's shared libraries, and the headers that the sample includes: the same files as the host's.
+    private func compilerFiles() throws -> [String] {
+        func output(_ program: String, _ arguments: [String]) throws -> [String] {
+            var words: [String] = []
+            let ending = try ChildProcess.run(
+                program, arguments, environment: ["PATH": "/usr/bin:/bin"],
+                line: { words += $0.split { " \t".contains($0) }.map(String.init) }, proceed: { true })
+            guard ending == .exited(0) else {
+                throw Unmeasured(description: "\(program) \(arguments.joined(separator: " ")): \(ending)")
+            }
+            return words
+        }
+        let libraries = try output("/usr/bin/ldd", [compiler])
+        // It tells each file that it opens.
+        let headers = try output(compiler, ["-vv", "-c", "-o", "/dev/null", sample])
+        return Set((libraries + headers).filter { $0.hasPrefix("/") && $0 != sample && $0 != "/dev/null" }).sorted()
     }
 
     static let initScript = #"""

@@ -11,6 +11,7 @@ struct HostDescription: Codable {
     var guestKernel: String
     var qemu: String
     var engine: String
+    var qemuCPU: String
     var date: String
     /// The load average of the last minute, before anything ran.
     var loadAtStart: Double
@@ -22,6 +23,7 @@ struct HostDescription: Codable {
         processors = ProcessInfo.processInfo.activeProcessorCount
         kernel = contents("/proc/sys/kernel/osrelease").trimmingCharacters(in: .whitespacesAndNewlines)
         guestKernel = contents(bench.kernel.root + "/version").trimmingCharacters(in: .whitespacesAndNewlines)
+        qemuCPU = bench.qemuCPU
         engine = bench.engine ?? "default"
         date = ISO8601DateFormatter().string(from: Date())
         loadAtStart = contents("/proc/loadavg").split(separator: " ").first.flatMap { Double($0) } ?? 0
@@ -40,6 +42,6 @@ struct HostDescription: Codable {
     /// One sentence.
     var sentence: String {
         "\(date.prefix(10)), \(processor) (\(processors) processors), Linux \(kernel); guest kernel \(guestKernel), "
-            + "1 CPU, \(Bench.memoryMiB) MiB; Roost's engine: \(engine); QEMU \(qemu)"
+            + "1 CPU, \(Bench.memoryMiB) MiB; Roost's engine: \(engine); QEMU \(qemu) with -cpu \(qemuCPU)"
     }
 }
