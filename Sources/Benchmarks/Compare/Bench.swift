@@ -1,5 +1,6 @@
 // Runs the programs once in one system. A program that crashes, hangs or takes the guest with it costs its own row:
 // the guest is started again for the programs behind it.
+import BenchmarkReport
 import Foundation
 import HostOS
 import Images
@@ -54,8 +55,8 @@ struct Bench {
             total.clockRate = total.clockRate ?? part.clockRate
             total.residentBeyondGuest = [total.residentBeyondGuest, part.residentBeyondGuest].compactMap(\.self).max()
             remaining.removeAll { total.results[$0] != nil || total.failures[$0] != nil }
-            if part.isDone || remaining.isEmpty { break }
-            let reason = "the guest ended: \(part.tail.suffix(2).joined(separator: " | "))"
+            if part.isDone || Interruption.requested || remaining.isEmpty { break }
+            let reason = "the guest ended: \(part.lastWords)"
             // Nothing started: what stopped the guest would stop it again.
             let lost = part.current.map { [$0] } ?? remaining
             for name in lost { total.failures[name] = reason }
@@ -69,7 +70,7 @@ struct Bench {
 
     private func runNatively() throws -> SystemRun {
         var run = SystemRun()
-        for program in programs {
+        for program in programs where !Interruption.requested {
             run.begin(program.name)
             let deadline = ContinuousClock.now + timeout
             let ending = try ChildProcess.run(
@@ -79,7 +80,7 @@ struct Bench {
                     "BENCH_SOURCE": guest.sample,
                 ],
                 line: { if run.take($0) { Self.report(.native, program.name, run) } },
-                proceed: { .now < deadline })
+                proceed: { .now < deadline && !Interruption.requested })
             if run.results[program.name] == nil {
                 run.failures[program.name] = run.failures[program.name] ?? "\(ending)"
                 Progress.say("native: \(program.name) failed: \(run.failures[program.name] ?? "")")
@@ -130,6 +131,7 @@ struct Bench {
                 }
             },
             proceed: {
+                if Interruption.requested { return false }
                 // The guest stops a program that hangs; this is for a guest that does.
                 if .now - run.lastWord < timeout + .seconds(15) { return true }
                 wasStopped = true

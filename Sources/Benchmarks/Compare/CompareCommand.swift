@@ -1,6 +1,8 @@
 // `roost-bench compare`: the same static programs natively, in Roost and in QEMU's TCG, alternating, several rounds.
 import ArgumentParser
+import BenchmarkReport
 import Foundation
+import HostOS
 import Images
 
 /// `roost-bench compare`.
@@ -74,11 +76,16 @@ struct CompareCommand: ParsableCommand {
             programs: chosen, guest: guest, scale: scale, timeout: .seconds(timeout), engine: engine,
             qemuCPU: qemuCPU, roost: roost ?? executable.appendingPathComponent("roost").path)
         let wanted = systems.split(separator: ",").compactMap { System(rawValue: String($0)) }
-        var comparison = Comparison(bench: bench, rounds: rounds, systems: wanted)
-        for round in 1...rounds {
-            for system in wanted {
-                Progress.say("round \(round) of \(rounds): \(system.title)")
-                comparison.add(try bench.run(system), of: system)
+        var comparison = Comparison(
+            host: HostDescription(bench), programs: chosen, rounds: rounds, scale: scale, systems: wanted)
+        try Interruption.hold {
+            for round in 1...rounds {
+                for system in wanted {
+                    Progress.say("round \(round) of \(rounds): \(system.title)")
+                    let run = try bench.run(system)
+                    if Interruption.requested { throw ExitCode(130) }
+                    comparison.add(run, of: system)
+                }
             }
         }
         comparison.finish()

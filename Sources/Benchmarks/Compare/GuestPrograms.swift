@@ -14,18 +14,10 @@
 //   @bench result NAME SECONDS OPERATIONS CHECKSUM PATH
 //   @bench fail NAME STATUS
 //   @bench done
+import BenchmarkReport
 import Foundation
 import HostOS
 import Images
-
-/// A program of `bench`.
-struct GuestProgram: Codable, Equatable {
-    var name: String
-    /// "compute" or "system".
-    var set: String
-    /// What one of its operations is.
-    var unit: String
-}
 
 /// The folder with the built programs.
 struct GuestPrograms {

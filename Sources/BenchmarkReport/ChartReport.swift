@@ -1,7 +1,7 @@
 // The chart: for each program a bar for Roost and one for TCG, as a share of native speed.
-import Foundation
+internal import Foundation
 
-enum ChartReport {
+package enum ChartReport {
     private static let left = 110.0
     private static let width = 640.0
     private static let bar = 9.0
@@ -9,7 +9,7 @@ enum ChartReport {
     private static let most = 1.25
     private static let colors: [System: String] = [.roost: "#2563a8", .tcg: "#d08a2c"]
 
-    static func svg(_ comparison: Comparison) -> String {
+    package static func svg(_ comparison: Comparison) -> String {
         let rows = comparison.rows.filter { $0.median(.native) != nil }
         var shapes: [String] = []
         var y = 56.0

@@ -1,55 +1,45 @@
 // What a run of the programs in one system printed, line by line.
-import Foundation
-
-/// Where programs run.
-enum System: String, Codable, CaseIterable {
-    case native
-    case roost
-    case tcg
-
-    var title: String {
-        switch self {
-        case .native: "native"
-        case .roost: "Roost"
-        case .tcg: "QEMU TCG"
-        }
-    }
-}
+internal import Foundation
 
 /// One program's figure in one run.
-struct Measurement: Codable {
-    var seconds: Double
-    var operations: UInt64
-    var checksum: String
+package struct Measurement: Codable {
+    package var seconds: Double
+    package var operations: UInt64
+    package var checksum: String
     /// Which code ran, where the processor decides.
-    var path: String?
+    package var path: String?
 }
 
 /// Collects the lines of one process (a guest, or one native program) into figures.
-struct SystemRun {
-    var results: [String: Measurement] = [:]
+package struct SystemRun {
+    package var results: [String: Measurement] = [:]
     /// Programs that gave no figure, and why.
-    var failures: [String: String] = [:]
+    package var failures: [String: String] = [:]
     /// Seconds from the start of the process to the first line of the guest's init.
-    var boot: Double?
+    package var boot: Double?
     /// MiB resident beyond the guest's memory, the most seen.
-    var residentBeyondGuest: Double?
+    package var residentBeyondGuest: Double?
     /// The guest's clock against the host's, between the guest's first and last word: 1 is right.
-    var clockRate: Double?
+    package var clockRate: Double?
 
     /// The program that is running.
-    private(set) var current: String?
-    private(set) var isDone = false
-    /// The last lines, whatever they were.
-    private(set) var tail: [String] = []
+    package private(set) var current: String?
+    package private(set) var isDone = false
+    private var lastLine = ""
+    private var panic: String?
+    /// The line that tells best why a guest ended: its panic, or its last.
+    package var lastWords: String { panic ?? lastLine }
     /// When the last word from the guest's init came.
-    private(set) var lastWord = ContinuousClock.now
+    package private(set) var lastWord = ContinuousClock.now
     private let start = ContinuousClock.now
     private var clocks: [(guest: Double, host: ContinuousClock.Instant)] = []
 
+    package init() {}
+
     /// Takes a line; says whether it was a result.
-    mutating func take(_ line: String) -> Bool {
-        if !line.isEmpty { tail = Array((tail + [line]).suffix(4)) }
+    package mutating func take(_ line: String) -> Bool {
+        if !line.isEmpty { lastLine = line }
+        if line.contains("Kernel panic") { panic = panic ?? line }
         guard let marker = line.range(of: "@bench ") else { return false }
         let words = line[marker.upperBound...].split(separator: " ").map(String.init)
         lastWord = .now
@@ -58,9 +48,9 @@ struct SystemRun {
         case "clock": takeClock(words)
         case "start": current = words.count > 1 ? words[1] : nil
         case "result":
-            guard words.count == 6, let seconds = Double(words[2]), let operations = UInt64(words[3]) else {
-                return false
-            }
+            guard words.count == 6, let seconds = Double(words[2]), let operations = UInt64(words[3]),
+                seconds.isFinite, seconds > 0
+            else { return false }
             results[words[1]] = Measurement(
                 seconds: seconds, operations: operations, checksum: words[4], path: words[5] == "-" ? nil : words[5])
             current = nil
@@ -68,12 +58,17 @@ struct SystemRun {
         case "error": if let current { failures[current] = words.dropFirst().joined(separator: " ") }
         case "fail":
             guard words.count > 1 else { return false }
-            failures[words[1]] = failures[words[1]] ?? words.dropFirst(2).joined(separator: " ")
+            failures[words[1]] = failures[words[1]] ?? Self.reason(words)
             current = nil
         case "done": isDone = true
         default: break
         }
         return false
+    }
+
+    private static func reason(_ words: [String]) -> String {
+        let text = words.dropFirst(2).joined(separator: " ")
+        return text == "status 137" ? "killed: too slow, or out of memory" : text
     }
 
     private mutating func takeClock(_ words: [String]) {
@@ -86,10 +81,10 @@ struct SystemRun {
     }
 
     /// Starts on a program without being told by a line.
-    mutating func begin(_ program: String) { current = program }
+    package mutating func begin(_ program: String) { current = program }
 }
 
 extension Duration {
     /// The duration in seconds.
-    var seconds: Double { Double(components.seconds) + Double(components.attoseconds) / 1e18 }
+    package var seconds: Double { Double(components.seconds) + Double(components.attoseconds) / 1e18 }
 }

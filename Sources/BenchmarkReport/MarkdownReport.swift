@@ -1,11 +1,11 @@
 // The table as Markdown, into a file of its own or between the markers of one that says more.
-import Foundation
+internal import Foundation
 
-enum MarkdownReport {
-    static let begin = "<!-- table: written by roost-bench compare -->"
-    static let end = "<!-- end of table -->"
+package enum MarkdownReport {
+    package static let begin = "<!-- table: written by roost-bench compare -->"
+    package static let end = "<!-- end of table -->"
 
-    static func text(_ comparison: Comparison) -> String {
+    package static func text(_ comparison: Comparison) -> String {
         var lines = [
             "| " + TextReport.titles.joined(separator: " | ") + " |",
             "|" + TextReport.titles.indices.map { $0 < 2 ? "---|" : "---:|" }.joined(),
@@ -20,7 +20,7 @@ enum MarkdownReport {
     }
 
     /// Writes the table; what a file has outside the markers stays.
-    static func write(_ comparison: Comparison, to path: String) throws {
+    package static func write(_ comparison: Comparison, to path: String) throws {
         var text = text(comparison) + "\n"
         if let former = try? String(contentsOfFile: path, encoding: .utf8),
             let first = former.range(of: begin),

@@ -1,16 +1,16 @@
 // What all rounds together say: medians, ratios, geometric means, and whether the results agree.
-import Foundation
+package import Foundation
 
 /// The runs of one program in one system.
-struct Series: Codable {
+package struct Series: Codable {
     /// Seconds, in the order of the rounds.
-    var seconds: [Double] = []
-    var path: String?
+    package var seconds: [Double] = []
+    package var path: String?
     /// Why a round gave no figure; the row counts as failed.
-    var failure: String?
+    package var failure: String?
 
     /// The median, unless a round failed.
-    var median: Double? {
+    package var median: Double? {
         guard failure == nil, !seconds.isEmpty else { return nil }
         let sorted = seconds.sorted()
         let middle = sorted.count / 2
@@ -19,65 +19,69 @@ struct Series: Codable {
 }
 
 /// One program in every system.
-struct Row: Codable {
-    var program: GuestProgram
-    var operations: UInt64?
-    var checksum: String?
-    var series: [String: Series] = [:]
+package struct Row: Codable {
+    package var program: GuestProgram
+    package var operations: UInt64?
+    package var checksum: String?
+    package var series: [String: Series] = [:]
 
-    func median(_ system: System) -> Double? { series[system.rawValue]?.median }
+    package func median(_ system: System) -> Double? { series[system.rawValue]?.median }
 
     /// How fast `system` is, measured by `other`: 1 is as fast, 0.5 takes twice the time.
-    func speed(_ system: System, relativeTo other: System) -> Double? {
+    package func speed(_ system: System, relativeTo other: System) -> Double? {
         guard let seconds = median(system), let reference = median(other), seconds > 0 else { return nil }
         return reference / seconds
     }
 }
 
 /// Geometric mean and minimum over the rows that have both figures.
-struct Aggregate: Codable {
-    var set: String
-    var of: System
-    var relativeTo: System
-    var geometricMean: Double
-    var minimum: Double
-    var slowest: String
-    var programs: Int
+package struct Aggregate: Codable {
+    package var set: String
+    package var of: System
+    package var relativeTo: System
+    package var geometricMean: Double
+    package var minimum: Double
+    package var slowest: String
+    package var programs: Int
+    /// Programs of the set without a figure: what is wanted of all is not met.
+    package var failed: Int
     /// What the mean and the minimum should be at least.
-    var wantedMean: Double?
-    var wantedMinimum: Double?
+    package var wantedMean: Double?
+    package var wantedMinimum: Double?
 
-    var isMet: Bool? {
+    package var isMet: Bool? {
         guard wantedMean != nil || wantedMinimum != nil else { return nil }
-        return geometricMean >= wantedMean ?? 0 && minimum >= wantedMinimum ?? 0
+        return failed == 0 && geometricMean >= wantedMean ?? 0 && minimum >= wantedMinimum ?? 0
     }
 }
 
 /// Everything measured, as it is written to JSON.
-struct Comparison: Codable {
-    var host: HostDescription
-    var rounds: Int
-    var scale: Double
-    var systems: [System]
-    var rows: [Row]
-    var aggregates: [Aggregate] = []
+package struct Comparison: Codable {
+    package var host: HostDescription
+    package var rounds: Int
+    package var scale: Double
+    package var systems: [System]
+    package var rows: [Row]
+    package var aggregates: [Aggregate] = []
     /// The most MiB resident beyond the guest's memory, by system.
-    var residentBeyondGuest: [String: Double] = [:]
+    package var residentBeyondGuest: [String: Double] = [:]
     /// Things a reader of the figures must know.
-    var warnings: [String] = []
+    package var warnings: [String] = []
 
-    static let boot = GuestProgram(name: "boot", set: "system", unit: "kernel boot to user space")
+    package static let boot = GuestProgram(name: "boot", set: "system", unit: "kernel boot to user space")
 
-    init(bench: Bench, rounds: Int, systems: [System]) {
-        host = HostDescription(bench)
+    package init(
+        host: HostDescription, programs: [GuestProgram], rounds: Int, scale: Double, systems: [System]
+    ) {
+        self.host = host
         self.rounds = rounds
-        self.scale = bench.scale
+        self.scale = scale
         self.systems = systems
-        rows = (bench.programs + [Self.boot]).map { Row(program: $0) }
+        rows = (programs + [Self.boot]).map { Row(program: $0) }
     }
 
     /// Takes one run of all programs in a system.
-    mutating func add(_ run: SystemRun, of system: System) {
+    package mutating func add(_ run: SystemRun, of system: System) {
         let key = system.rawValue
         for index in rows.indices {
             let name = rows[index].program.name
@@ -114,7 +118,7 @@ struct Comparison: Codable {
     }
 
     /// Works out what needs all rounds.
-    mutating func finish() {
+    package mutating func finish() {
         for set in ["compute", "system"] {
             for (system, other) in [(System.roost, System.native), (.tcg, .native), (.roost, .tcg)] {
                 if let aggregate = aggregate(set, system, other) { aggregates.append(aggregate) }
@@ -136,7 +140,11 @@ struct Comparison: Codable {
     }
 
     private func aggregate(_ set: String, _ system: System, _ other: System) -> Aggregate? {
-        let speeds = rows.filter { $0.program.set == set }.compactMap { row in
+        let members = rows.filter { $0.program.set == set }
+        let failed = members.filter { row in
+            [system, other].contains { row.series[$0.rawValue]?.failure != nil }
+        }
+        let speeds = members.compactMap { row in
             row.speed(system, relativeTo: other).map { (name: row.program.name, speed: $0) }
         }
         guard let slowest = speeds.min(by: { $0.speed < $1.speed }) else { return nil }
@@ -150,11 +158,11 @@ struct Comparison: Codable {
             }
         return Aggregate(
             set: set, of: system, relativeTo: other, geometricMean: mean, minimum: slowest.speed, slowest: slowest.name,
-            programs: speeds.count, wantedMean: wanted.0, wantedMinimum: wanted.1)
+            programs: speeds.count, failed: failed.count, wantedMean: wanted.0, wantedMinimum: wanted.1)
     }
 
     /// Rows without a figure, and why.
-    var failures: [String] {
+    package var failures: [String] {
         rows.flatMap { row in
             systems.compactMap { system in
                 row.series[system.rawValue]?.failure.map { "\(row.program.name) failed in \(system.title): \($0)" }
@@ -163,7 +171,7 @@ struct Comparison: Codable {
     }
 
     /// The JSON file.
-    func encoded() throws -> Data {
+    package func encoded() throws -> Data {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
         return try encoder.encode(self) + Data("\n".utf8)

@@ -1,14 +1,14 @@
 // The table as plain text, and the cells it has in common with the Markdown one.
-import Foundation
+internal import Foundation
 
-enum TextReport {
+package enum TextReport {
     /// The columns' titles.
-    static let titles = [
+    package static let titles = [
         "program", "set", "native s", "Roost s", "TCG s", "Roost/native", "TCG/native", "Roost/TCG",
     ]
 
     /// A row's cells, in the order of the titles.
-    static func cells(_ row: Row) -> [String] {
+    package static func cells(_ row: Row) -> [String] {
         func seconds(_ system: System) -> String {
             guard let series = row.series[system.rawValue] else { return "" }
             return series.median.map { String(format: "%.3f", $0) } ?? "failed"
@@ -23,13 +23,14 @@ enum TextReport {
     }
 
     /// The lines below the table.
-    static func summary(_ comparison: Comparison) -> [String] {
+    package static func summary(_ comparison: Comparison) -> [String] {
         var lines = comparison.aggregates.map { aggregate in
             let programs = aggregate.programs == 1 ? "1 program" : "\(aggregate.programs) programs"
             var text =
                 "\(aggregate.set) set, \(aggregate.of.title)'s speed by \(aggregate.relativeTo.title)'s: "
                 + String(format: "geometric mean %.2f, ", aggregate.geometricMean)
                 + String(format: "minimum %.2f", aggregate.minimum) + " (\(aggregate.slowest)), \(programs)"
+                + (aggregate.failed > 0 ? ", \(aggregate.failed) failed" : "")
             let wanted = [
                 aggregate.wantedMean.map { String(format: "mean at least %g", $0) },
                 aggregate.wantedMinimum.map { String(format: "none under %g", $0) },
@@ -50,7 +51,7 @@ enum TextReport {
     }
 
     /// The whole report.
-    static func text(_ comparison: Comparison) -> String {
+    package static func text(_ comparison: Comparison) -> String {
         let table = [titles] + comparison.rows.map(cells)
         let widths = titles.indices.map { column in table.map { $0[column].count }.max() ?? 0 }
         var lines = table.map { cells in
