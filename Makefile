@@ -7,6 +7,9 @@ BUILD := $(SWIFT) build -c release
 ROOST := .build/release/roost
 BENCH := .build/release/roost-bench
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/roost
+# Where `make bench` leaves its table, chart and JSON, and what else it is told; see docs/performance.md.
+BENCH_OUT ?= .build/bench
+BENCH_OPTIONS ?=
 SOURCES := Sources Tests Package.swift
 
 .PHONY: help all setup setup-bench kernels build run test bench format lint fuzz clean
@@ -41,9 +44,8 @@ setup-bench: setup ## Installs what the benchmarks need besides: QEMU, gcc, stat
 bench: setup-bench kernels build ## Compares native, Roost and QEMU's TCG; then boot time, memory, idle cost.
 	$(BUILD) --product roost-bench
 	$(MAKE) --no-print-directory -C Benchmarks/Guest
-	$(BENCH) compare --json .build/bench/performance.json --svg .build/bench/performance.svg \
-	    --markdown .build/bench/performance.md $(BENCH_OPTIONS)
-	$(BENCH) figures
+	$(BENCH) compare --json $(BENCH_OUT)/performance.json --svg $(BENCH_OUT)/performance.svg \
+	    --markdown $(BENCH_OUT)/performance.md $(BENCH_OPTIONS); status=$$?; $(BENCH) figures && exit $$status
 
 fuzz: ## Runs the differential and device fuzzers until interrupted.
 	$(BUILD) --build-tests
