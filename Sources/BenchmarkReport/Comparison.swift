@@ -6,14 +6,22 @@ package struct Series: Codable {
     /// Seconds, in the order of the rounds.
     package var seconds: [Double] = []
     package var path: String?
+    /// The share of its core that the process had, where it was looked at: far below 1, others wanted the core too.
+    package var processorShares: [Double] = []
     /// Why a round gave no figure; the row counts as failed.
     package var failure: String?
 
     /// The median, unless a round failed.
     package var median: Double? {
         guard failure == nil, !seconds.isEmpty else { return nil }
-        let sorted = seconds.sorted()
+        return Self.median(of: seconds)
+    }
+
+    /// The middle of some numbers, zero of none.
+    static func median(of numbers: [Double]) -> Double {
+        let sorted = numbers.sorted()
         let middle = sorted.count / 2
+        if sorted.isEmpty { return 0 }
         return sorted.count % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
     }
 }
@@ -96,6 +104,7 @@ package struct Comparison: Codable {
             if let result = run.results[name] {
                 series.seconds.append(result.seconds)
                 series.path = result.path
+                if let share = result.processorShare { series.processorShares.append(share) }
                 // The first system that gave a result (natively, as a rule) says what is right.
                 rows[index].checksum = rows[index].checksum ?? result.checksum
                 rows[index].operations = rows[index].operations ?? result.operations
@@ -131,6 +140,17 @@ package struct Comparison: Codable {
             if Set(systems.compactMap { row.series[$0.rawValue]?.path }).count > 1 {
                 warnings.append("\(row.program.name) ran different code: \(paths.joined(separator: ", "))")
             }
+        }
+        for system in systems {
+            let disturbed = rows.filter { row in
+                guard row.program.set == "compute", let shares = row.series[system.rawValue]?.processorShares,
+                    !shares.isEmpty
+                else { return false }
+                return Series.median(of: shares) < 0.9
+            }
+            if disturbed.isEmpty { continue }
+            let names = disturbed.map(\.program.name).joined(separator: " ")
+            warnings.append("in \(system.title) these had less than 90 % of their core, others used it too: \(names)")
         }
         warnings += failures
         if host.loadAtStart > 0.5 {

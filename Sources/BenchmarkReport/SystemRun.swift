@@ -8,6 +8,8 @@ package struct Measurement: Codable {
     package var checksum: String
     /// Which code ran, where the processor decides.
     package var path: String?
+    /// The share of the core that the process had meanwhile, where it was looked at.
+    package var processorShare: Double?
 }
 
 /// Collects the lines of one process (a guest, or one native program) into figures.

@@ -41,3 +41,17 @@ enum ProcessReport {
         return total / 1024
     }
 }
+
+/// Tells the share of a core that the child has had since the watch was made.
+struct ProcessorWatch {
+    private let start = ContinuousClock.now
+    private let before = ProcessReport.children().first.map(ProcessReport.processorSeconds) ?? 0
+
+    /// The share; nil while too little time has passed for the kernel's 10 ms to tell.
+    func share() -> Double? {
+        let elapsed = ContinuousClock.now - start
+        guard elapsed > .milliseconds(150), let child = ProcessReport.children().first else { return nil }
+        let wall = Double(elapsed.components.seconds) + Double(elapsed.components.attoseconds) / 1e18
+        return (ProcessReport.processorSeconds(child) - before) / wall
+    }
+}

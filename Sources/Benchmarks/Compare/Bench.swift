@@ -73,13 +73,18 @@ struct Bench {
         for program in programs where !Interruption.requested {
             run.begin(program.name)
             let deadline = ContinuousClock.now + timeout
+            let watch = ProcessorWatch()
             let ending = try ChildProcess.run(
                 "/usr/bin/taskset", ["-c", "\(core)", guest.executable, program.name, "\(scale)"],
                 environment: [
                     "PATH": "/usr/bin:/bin", "BENCH_TMP": "/dev/shm", "BENCH_BUSYBOX": guest.busybox,
                     "BENCH_SOURCE": guest.sample,
                 ],
-                line: { if run.take($0) { Self.report(.native, program.name, run) } },
+                line: {
+                    guard run.take($0) else { return }
+                    run.results[program.name]?.processorShare = watch.share()
+                    Self.report(.native, program.name, run)
+                },
                 proceed: { .now < deadline && !Interruption.requested })
             if run.results[program.name] == nil {
                 run.failures[program.name] = run.failures[program.name] ?? "\(ending)"
@@ -117,13 +122,20 @@ struct Bench {
     private func runGuest(_ system: System, _ names: [String], _ initrd: String) throws -> SystemRun {
         var run = SystemRun()
         var wasStopped = false
+        var watch = ProcessorWatch()
         let ending = try ChildProcess.run(
             "/usr/bin/taskset", ["-c", "\(core)"] + machine(system, names, initrd),
             environment: ProcessInfo.processInfo.environment,
             line: { line in
                 let before = run.current
-                guard run.take(line) else { return }
-                if let before { Self.report(system, before, run) }
+                guard run.take(line) else {
+                    if before == nil, run.current != nil { watch = ProcessorWatch() }
+                    return
+                }
+                if let before {
+                    run.results[before]?.processorShare = watch.share()
+                    Self.report(system, before, run)
+                }
                 if let child = ProcessReport.children().first {
                     let resident = ProcessReport.residentBeyondGuest(
                         child, guestMiB: system == .tcg ? Self.memoryMiB : nil)
