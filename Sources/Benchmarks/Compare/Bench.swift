@@ -11,6 +11,7 @@ struct Bench {
     let guest: GuestPrograms
     let scale: Double
     let timeout: Duration
+    let niceness: Int
     let engine: String?
     let qemuCPU: String
     let roost: String
@@ -19,16 +20,21 @@ struct Bench {
     let core: Int
     let qemu: String?
 
+    /// The arguments of nice(1) that bind a program to the core.
+    private var launcher: [String] { ["-n", "\(niceness)", "/usr/bin/taskset", "-c", "\(core)"] }
+
     static let memoryMiB = 512
 
     init(
-        programs: [GuestProgram], guest: GuestPrograms, scale: Double, timeout: Duration, engine: String?,
+        programs: [GuestProgram], guest: GuestPrograms, scale: Double, timeout: Duration, niceness: Int,
+        engine: String?,
         qemuCPU: String, roost: String
     ) throws {
         self.programs = programs
         self.guest = guest
         self.scale = scale
         self.timeout = timeout
+        self.niceness = niceness
         self.engine = engine
         self.qemuCPU = qemuCPU
         self.roost = roost
@@ -75,7 +81,7 @@ struct Bench {
             let deadline = ContinuousClock.now + timeout
             let watch = ProcessorWatch()
             let ending = try ChildProcess.run(
-                "/usr/bin/taskset", ["-c", "\(core)", guest.executable, program.name, "\(scale)"],
+                "/usr/bin/nice", launcher + [guest.executable, program.name, "\(scale)"],
                 environment: [
                     "PATH": "/usr/bin:/bin", "BENCH_TMP": "/dev/shm", "BENCH_BUSYBOX": guest.busybox,
                     "BENCH_SOURCE": guest.sample,
@@ -124,7 +130,7 @@ struct Bench {
         var wasStopped = false
         var watch = ProcessorWatch()
         let ending = try ChildProcess.run(
-            "/usr/bin/taskset", ["-c", "\(core)"] + machine(system, names, initrd),
+            "/usr/bin/nice", launcher + machine(system, names, initrd),
             environment: ProcessInfo.processInfo.environment,
             line: { line in
                 let before = run.current

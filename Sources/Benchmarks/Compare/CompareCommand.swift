@@ -35,6 +35,9 @@ struct CompareCommand: ParsableCommand {
     @Option(help: "Seconds after which a program, or a boot, counts as hung.")
     var timeout: Int = 120
 
+    @Option(help: "The niceness of all that is measured; below 0 (as root) it holds its own on a busy host.")
+    var niceness: Int = 0
+
     @Option(help: "Where the built programs lie (default: .build/bench).")
     var guest: String = ".build/bench"
 
@@ -73,7 +76,8 @@ struct CompareCommand: ParsableCommand {
         }
         let executable = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent()
         let bench = try Bench(
-            programs: chosen, guest: guest, scale: scale, timeout: .seconds(timeout), engine: engine,
+            programs: chosen, guest: guest, scale: scale, timeout: .seconds(timeout), niceness: niceness,
+            engine: engine,
             qemuCPU: qemuCPU, roost: roost ?? executable.appendingPathComponent("roost").path)
         let wanted = systems.split(separator: ",").compactMap { System(rawValue: String($0)) }
         var comparison = Comparison(
