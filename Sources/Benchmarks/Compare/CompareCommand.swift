@@ -35,7 +35,9 @@ struct CompareCommand: ParsableCommand {
     @Option(help: "Seconds after which a program, or a boot, counts as hung.")
     var timeout: Int = 120
 
-    @Option(help: "The niceness of all that is measured; below 0 (as root) it holds its own on a busy host.")
+    @Option(
+        parsing: .unconditional,
+        help: "The niceness of all that is measured; below 0 (as root) it holds its own on a busy host.")
     var niceness: Int = 0
 
     @Option(help: "Where the built programs lie (default: .build/bench).")
