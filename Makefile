@@ -5,14 +5,18 @@ SHELL := /bin/bash
 SWIFT ?= swift
 BUILD := $(SWIFT) build -c release
 ROOST := .build/release/roost
+BENCH := .build/release/roost-bench
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/roost
+# Where `make bench` leaves its table, chart and JSON, and what else it is told; see docs/performance.md.
+BENCH_OUT ?= .build/bench
+BENCH_OPTIONS ?=
 SOURCES := Sources Tests Package.swift
 
-.PHONY: help all setup kernels build run test bench format lint fuzz clean
+.PHONY: help all setup setup-bench kernels build run test bench format lint fuzz clean
 
 help: ## Lists the targets.
 	@echo "Roost: virtual machines for x86-64 Linux hosts. Targets:"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 all: build ## Same as build.
 
@@ -34,9 +38,14 @@ test: setup kernels ## Runs every test, optimized.
 	@$(ROOST) image build debian --if-missing --output $(CACHE)/images/debian
 	$(SWIFT) test -c release --skip-build
 
-bench: setup kernels build ## Measures instructions per second, memory, idle cost.
+setup-bench: setup ## Installs what the benchmarks need besides: QEMU, gcc, static libraries (idempotent).
+	@scripts/setup bench
+
+bench: setup-bench kernels build ## Compares native, Roost and QEMU's TCG; then boot time, memory, idle cost.
 	$(BUILD) --product roost-bench
-	.build/release/roost-bench
+	$(MAKE) --no-print-directory -C Benchmarks/Guest
+	$(BENCH) compare --json $(BENCH_OUT)/performance.json --svg $(BENCH_OUT)/performance.svg \
+	    --markdown $(BENCH_OUT)/performance.md $(BENCH_OPTIONS); status=$$?; $(BENCH) figures && exit $$status
 
 fuzz: ## Runs the differential and device fuzzers until interrupted.
 	$(BUILD) --build-tests

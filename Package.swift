@@ -65,8 +65,14 @@ let package = Package(
         .testTarget(name: "ImagesTests", dependencies: ["Images", "HostOS"]),
 
         // The figures that Roost promises, measured.
+        .target(name: "BenchmarkReport"),
+        .testTarget(name: "BenchmarkReportTests", dependencies: ["BenchmarkReport"]),
         .executableTarget(
-            name: "roost-bench", dependencies: ["CHost", "HostOS", "GuestMemory", "CPU", "Images"],
+            name: "roost-bench",
+            dependencies: [
+                "BenchmarkReport", "CHost", "HostOS", "GuestMemory", "CPU", "Images",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
             path: "Sources/Benchmarks"),
 
         // The command line.

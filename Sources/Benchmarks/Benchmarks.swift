@@ -1,65 +1,9 @@
-// The figures that Roost promises, measured: `make bench`. Each line is a name, a value, a unit and what it should be;
-// `--json` prints the same for scripts; words pick benchmarks by the beginning of their names.
-import Foundation
-import HostOS
-
-/// One measured figure.
-struct Figure: Codable {
-    var name: String
-    var value: Double
-    var unit: String
-    /// What it should be, in words ("at least 30").
-    var wanted: String
-    var met: Bool?
-}
+// `roost-bench`: what Roost's speed is, measured. `make bench` runs both halves.
+import ArgumentParser
 
 @main
-struct Benchmarks {
-    static func main() throws {
-        let arguments = CommandLine.arguments.dropFirst()
-        let json = arguments.contains("--json")
-        let picked = arguments.filter { !$0.hasPrefix("-") }
-        var figures: [Figure] = []
-        for benchmark in Self.all where picked.isEmpty || picked.contains(where: { benchmark.name.hasPrefix($0) }) {
-            do {
-                for figure in try benchmark.measure() {
-                    figures.append(figure)
-                    if !json { print(line(figure)) }
-                }
-            } catch {
-                FileHandle.standardError.write(Data("\(benchmark.name): not measured: \(error)\n".utf8))
-            }
-        }
-        if json {
-            let encoder = JSONEncoder()
-            encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
-            print(String(decoding: try encoder.encode(figures), as: UTF8.self))
-        }
-    }
-
-    static let all: [(name: String, measure: @Sendable () throws -> [Figure])] = [
-        ("loop", measureLoops),
-        ("boot", BootBenchmark.measure),
-        ("idle", BootBenchmark.measureIdle),
-    ]
-
-    private static func line(_ figure: Figure) -> String {
-        let name = figure.name.padding(toLength: 44, withPad: " ", startingAt: 0)
-        let value = String(format: "%9.2f", figure.value)
-        let unit = figure.unit.padding(toLength: 10, withPad: " ", startingAt: 0)
-        let verdict = figure.met.map { $0 ? "ok" : "MISSED" } ?? ""
-        return "\(name)\(value) \(unit) \(figure.wanted) \(verdict)"
-    }
-
-    static func measureLoops() throws -> [Figure] {
-        try [false, true].flatMap { translates in
-            try [(Loop.registers, 30.0), (Loop.memory, 20.0)].map { loop, least in
-                let rate = try loop.rate(rounds: translates ? 30_000_000 : 3_000_000, translates: translates)
-                return Figure(
-                    name: "loop.\(loop.name) (\(translates ? "translator" : "interpreter"))", value: rate,
-                    unit: "M insn/s",
-                    wanted: "at least \(Int(least))", met: rate >= least)
-            }
-        }
-    }
+struct Benchmarks: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "roost-bench", abstract: "Measure Roost.",
+        subcommands: [CompareCommand.self, FiguresCommand.self])
 }

@@ -60,17 +60,17 @@ enum BootBenchmark {
             environment: ProcessInfo.processInfo.environment,
             line: { if $0.contains("SELFCHECK DONE") { asleep = .now } },
             proceed: {
-                guard let asleep, let child = children().first else { return true }
+                guard let asleep, let child = ProcessReport.children().first else { return true }
                 if ContinuousClock.now - asleep < .seconds(3) { return true }
                 guard let first = start else {
-                    start = (processorSeconds(child), .now)
+                    start = (ProcessReport.processorSeconds(child), .now)
                     return true
                 }
                 let elapsed = ContinuousClock.now - first.at
                 if elapsed < .seconds(20) { return true }
                 let wall = Double(elapsed.components.seconds) + Double(elapsed.components.attoseconds) / 1e18
-                share = (processorSeconds(child) - first.seconds) / wall * 100
-                overhead = residentBeyondGuest(child)
+                share = (ProcessReport.processorSeconds(child) - first.seconds) / wall * 100
+                overhead = ProcessReport.residentBeyondGuest(child)
                 return false
             })
         return [
@@ -111,38 +111,5 @@ enum BootBenchmark {
                 description: "\(program) did not get there; it ended with: \(lines.suffix(3).joined(separator: " | "))")
         }
         return Double(reached.components.seconds) + Double(reached.components.attoseconds) / 1e18
-    }
-
-    struct Unmeasured: Error, CustomStringConvertible { var description: String }
-
-    /// This process's children.
-    private static func children() -> [Int32] {
-        let own = ProcessInfo.processInfo.processIdentifier
-        let text = (try? String(contentsOfFile: "/proc/\(own)/task/\(own)/children", encoding: .utf8)) ?? ""
-        return text.split(separator: " ").compactMap { Int32($0.trimmingCharacters(in: .whitespacesAndNewlines)) }
-    }
-
-    /// User and system time that a process has used.
-    private static func processorSeconds(_ process: Int32) -> Double {
-        let text = (try? String(contentsOfFile: "/proc/\(process)/stat", encoding: .utf8)) ?? ""
-        let fields = text.split(separator: ")").last?.split(separator: " ") ?? []
-        guard fields.count > 12, let user = Double(fields[11]), let system = Double(fields[12]) else { return 0 }
-        return (user + system) / Double(sysconf(Int32(_SC_CLK_TCK)))
-    }
-
-    /// MiB resident in everything but the guest's own memory file.
-    private static func residentBeyondGuest(_ process: Int32) -> Double {
-        let text = (try? String(contentsOfFile: "/proc/\(process)/smaps", encoding: .utf8)) ?? ""
-        var total = 0.0
-        var isGuest = false
-        for line in text.split(separator: "\n") {
-            if line.contains("-") && line.first.map({ $0.isHexDigit }) == true && line.split(separator: " ").count >= 5
-            {
-                isGuest = line.contains("guest-ram")
-            } else if line.hasPrefix("Rss:"), !isGuest {
-                total += Double(line.split(separator: " ")[1]) ?? 0
-            }
-        }
-        return total / 1024
     }
 }

@@ -1,0 +1,57 @@
+// What /proc tells about a child: its processor time, and its memory apart from the guest's.
+import Foundation
+
+enum ProcessReport {
+    /// This process's children.
+    static func children() -> [Int32] {
+        let own = ProcessInfo.processInfo.processIdentifier
+        // A child belongs to the thread that started it.
+        let threads = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(own)/task")) ?? []
+        return threads.flatMap { thread in
+            let text = (try? String(contentsOfFile: "/proc/\(own)/task/\(thread)/children", encoding: .utf8)) ?? ""
+            return text.split(separator: " ").compactMap { Int32($0.trimmingCharacters(in: .whitespacesAndNewlines)) }
+        }
+    }
+
+    /// User and system time that a process has used.
+    static func processorSeconds(_ process: Int32) -> Double {
+        let text = (try? String(contentsOfFile: "/proc/\(process)/stat", encoding: .utf8)) ?? ""
+        let fields = text.split(separator: ")").last?.split(separator: " ") ?? []
+        guard fields.count > 12, let user = Double(fields[11]), let system = Double(fields[12]) else { return 0 }
+        return (user + system) / Double(sysconf(Int32(_SC_CLK_TCK)))
+    }
+
+    /// MiB resident in everything but the guest's own memory: Roost's memory file or, in another monitor, the mapping
+    /// of just the guest's size.
+    static func residentBeyondGuest(_ process: Int32, guestMiB: Int? = nil) -> Double {
+        let text = (try? String(contentsOfFile: "/proc/\(process)/smaps", encoding: .utf8)) ?? ""
+        var total = 0.0
+        var isGuest = false
+        for line in text.split(separator: "\n") {
+            let fields = line.split(separator: " ")
+            guard fields.count > 1 else { continue }
+            if !fields[0].hasSuffix(":") {
+                isGuest = line.contains("guest-ram")
+            } else if fields[0] == "Size:" {
+                if let guestMiB, Int(fields[1]) == guestMiB * 1024 { isGuest = true }
+            } else if fields[0] == "Rss:", !isGuest {
+                total += Double(fields[1]) ?? 0
+            }
+        }
+        return total / 1024
+    }
+}
+
+/// Tells the share of a core that the child has had since the watch was made.
+struct ProcessorWatch {
+    private let start = ContinuousClock.now
+    private let before = ProcessReport.children().first.map(ProcessReport.processorSeconds) ?? 0
+
+    /// The share; nil while too little time has passed for the kernel's 10 ms to tell.
+    func share() -> Double? {
+        let elapsed = ContinuousClock.now - start
+        guard elapsed > .milliseconds(150), let child = ProcessReport.children().first else { return nil }
+        let wall = Double(elapsed.components.seconds) + Double(elapsed.components.attoseconds) / 1e18
+        return (ProcessReport.processorSeconds(child) - before) / wall
+    }
+}
