@@ -55,3 +55,22 @@ struct ProcessorWatch {
         return (ProcessReport.processorSeconds(child) - before) / wall
     }
 }
+
+/// The niceness of all that was started from this terminal, where the kernel groups processes so: there a process's own
+/// counts only against its neighbors in the group. See sched(7), "The autogroup feature".
+enum SessionNiceness {
+    private static let file = "/proc/self/autogroup"
+
+    /// The niceness, zero where there is no such thing.
+    static var value: Int {
+        let text = (try? String(contentsOfFile: file, encoding: .utf8)) ?? ""
+        return text.split { $0.isWhitespace }.last.flatMap { Int($0) } ?? 0
+    }
+
+    /// Sets it, if the kernel lets us.
+    static func set(_ niceness: Int) {
+        guard let handle = FileHandle(forWritingAtPath: file) else { return }
+        try? handle.write(contentsOf: Data("\(niceness)".utf8))
+        try? handle.close()
+    }
+}

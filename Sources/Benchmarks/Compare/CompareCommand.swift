@@ -84,6 +84,9 @@ struct CompareCommand: ParsableCommand {
         let wanted = systems.split(separator: ",").compactMap { System(rawValue: String($0)) }
         var comparison = Comparison(
             host: HostDescription(bench), programs: chosen, rounds: rounds, scale: scale, systems: wanted)
+        let formerNiceness = SessionNiceness.value
+        if niceness != 0 { SessionNiceness.set(niceness) }
+        defer { if niceness != 0 { SessionNiceness.set(formerNiceness) } }
         try Interruption.hold {
             for round in 1...rounds {
                 for system in wanted {
