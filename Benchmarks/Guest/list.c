@@ -3,16 +3,16 @@
 
 #include <stdlib.h>
 
-enum { count = 1 << 16 };
+enum { count = 1 << 13 };
 
 struct node {
     struct node *next;
     uint64_t value;
-    uint64_t padding[6];  // a cache line each: 4 MiB in all
+    uint64_t padding[6];  // a cache line each: 512 KiB in all
 };
 
 static struct outcome run(double scale) {
-    uint64_t rounds = scaled(200, scale), state = 5, sum = 0;
+    uint64_t rounds = scaled(4000, scale), state = 5, sum = 0;
     struct node *nodes = malloc(count * sizeof *nodes);
     uint32_t *order = malloc(count * sizeof *order);
     for (uint32_t i = 0; i < count; i++) order[i] = i;

@@ -6,7 +6,7 @@ package struct Series: Codable {
     /// Seconds, in the order of the rounds.
     package var seconds: [Double] = []
     package var path: String?
-    /// The share of its core that the process had, where it was looked at: far below 1, others wanted the core too.
+    /// The share of the time in which the process had its core when it wanted it: far below 1, others took it.
     package var processorShares: [Double] = []
     /// Why a round gave no figure; the row counts as failed.
     package var failure: String?
@@ -150,7 +150,7 @@ package struct Comparison: Codable {
             }
             if disturbed.isEmpty { continue }
             let names = disturbed.map(\.program.name).joined(separator: " ")
-            warnings.append("in \(system.title) these had less than 90 % of their core, others used it too: \(names)")
+            warnings.append("in \(system.title) these waited more than a tenth of the time for the core: \(names)")
         }
         warnings += failures
         if host.loadAtStart > 0.5 {

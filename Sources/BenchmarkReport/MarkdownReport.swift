@@ -5,8 +5,9 @@ package enum MarkdownReport {
     package static let begin = "<!-- table: written by roost-bench compare -->"
     package static let end = "<!-- end of table -->"
 
-    package static func text(_ comparison: Comparison) -> String {
-        var lines = [
+    package static func text(_ comparison: Comparison, chart: String? = nil) -> String {
+        var lines = chart.map { ["![Speed as a share of native](\($0))", ""] } ?? []
+        lines += [
             "| " + TextReport.titles.joined(separator: " | ") + " |",
             "|" + TextReport.titles.indices.map { $0 < 2 ? "---|" : "---:|" }.joined(),
         ]
@@ -19,9 +20,9 @@ package enum MarkdownReport {
         return lines.joined(separator: "\n")
     }
 
-    /// Writes the table; what a file has outside the markers stays.
-    package static func write(_ comparison: Comparison, to path: String) throws {
-        var text = text(comparison) + "\n"
+    /// Writes the table, after the chart (a path as seen from there); what a file has outside the markers stays.
+    package static func write(_ comparison: Comparison, chart: String? = nil, to path: String) throws {
+        var text = text(comparison, chart: chart) + "\n"
         if let former = try? String(contentsOfFile: path, encoding: .utf8),
             let first = former.range(of: begin),
             let last = former.range(of: end, range: first.upperBound..<former.endIndex)

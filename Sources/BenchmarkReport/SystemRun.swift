@@ -8,7 +8,7 @@ package struct Measurement: Codable {
     package var checksum: String
     /// Which code ran, where the processor decides.
     package var path: String?
-    /// The share of the core that the process had meanwhile, where it was looked at.
+    /// The share of the time in which the process had its core when it wanted it.
     package var processorShare: Double?
 }
 

@@ -21,6 +21,16 @@ enum ProcessReport {
         return (user + system) / Double(sysconf(Int32(_SC_CLK_TCK)))
     }
 
+    /// Seconds that a process's threads were ready to run and did not. See Documentation/scheduler/sched-stats.rst.
+    static func waitedSeconds(_ process: Int32) -> Double {
+        let threads = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(process)/task")) ?? []
+        return threads.reduce(0) { total, thread in
+            let text = (try? String(contentsOfFile: "/proc/\(process)/task/\(thread)/schedstat", encoding: .utf8)) ?? ""
+            let fields = text.split(separator: " ")
+            return total + (fields.count > 1 ? (Double(fields[1]) ?? 0) / 1e9 : 0)
+        }
+    }
+
     /// MiB resident in everything but the guest's own memory: Roost's memory file or, in another monitor, the mapping
     /// of just the guest's size.
     static func residentBeyondGuest(_ process: Int32, guestMiB: Int? = nil) -> Double {
@@ -42,17 +52,17 @@ enum ProcessReport {
     }
 }
 
-/// Tells the share of a core that the child has had since the watch was made.
+/// Tells how much of its time the child has not had to wait for its core, since the watch was made.
 struct ProcessorWatch {
     private let start = ContinuousClock.now
-    private let before = ProcessReport.children().first.map(ProcessReport.processorSeconds) ?? 0
+    private let before = ProcessReport.children().first.map(ProcessReport.waitedSeconds) ?? 0
 
-    /// The share; nil while too little time has passed for the kernel's 10 ms to tell.
+    /// The share; nil if there is no child.
     func share() -> Double? {
+        guard let child = ProcessReport.children().first else { return nil }
         let elapsed = ContinuousClock.now - start
-        guard elapsed > .milliseconds(150), let child = ProcessReport.children().first else { return nil }
         let wall = Double(elapsed.components.seconds) + Double(elapsed.components.attoseconds) / 1e18
-        return (ProcessReport.processorSeconds(child) - before) / wall
+        return 1 - (ProcessReport.waitedSeconds(child) - before) / wall
     }
 }
 

@@ -99,14 +99,14 @@ struct ComparisonTests {
         #expect(comparison.rows[0].median(.roost) == nil)
     }
 
-    @Test("a program that had to share its core is named")
+    @Test("a program that waited for its core is named")
     func disturbed() {
         var comparison = comparison(["one"])
         var run = result("one", 1)
         run.results["one"]?.processorShare = 0.5
         comparison.add(run, of: .tcg)
         comparison.finish()
-        #expect(comparison.warnings.contains { $0.contains("QEMU TCG") && $0.hasSuffix("too: one") })
+        #expect(comparison.warnings.contains { $0.contains("QEMU TCG") && $0.hasSuffix("core: one") })
     }
 
     @Test("a guest clock that runs wrong is told")

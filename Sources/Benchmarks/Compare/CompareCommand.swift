@@ -101,7 +101,10 @@ struct CompareCommand: ParsableCommand {
         print(TextReport.text(comparison))
         if let json { try comparison.encoded().write(to: URL(fileURLWithPath: json)) }
         if let svg { try Data(ChartReport.svg(comparison).utf8).write(to: URL(fileURLWithPath: svg)) }
-        if let markdown { try MarkdownReport.write(comparison, to: markdown) }
+        if let markdown {
+            let chart = svg.map { URL(fileURLWithPath: $0).lastPathComponent }
+            try MarkdownReport.write(comparison, chart: chart, to: markdown)
+        }
         if !comparison.failures.isEmpty { throw ExitCode(1) }
     }
 }
