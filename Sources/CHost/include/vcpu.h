@@ -95,12 +95,13 @@ typedef struct {
     uint8_t  vectors_usable;     // 1: SSE may run inline, 2: AVX too
     uint8_t  code_written;       // set by a store of this vCPU to translated code
     uint64_t code_filter[64];    // a bit for each linear page (hashed) that code was fetched from
+    uint64_t code_regions[64];   // the same for each 4 MiB region
     uint64_t saved_mxcsr;        // the host's, while vectors_live
     roost_tlb_entry *tlb_contexts[ROOST_TLB_CONTEXTS];
     roost_tlb_entry *tlb_never_matching;  // in force while watchpoints or #AC are armed
     roost_tlb_entry *fetch_tlb;  // 512 entries for the supervisor, 512 for the user
-    uint64_t large_pages;        // a bit for each 4 MiB region (modulo 64) that pieces of large pages may be held of
-    uint64_t huge_pages;         // the same for 1 GiB regions
+    uint64_t large_pages[64];    // a bit for each 4 MiB region (hashed) that pieces of large pages may be held of
+    uint64_t huge_pages;         // the same for 1 GiB regions, 64 bits
     uint64_t pdpte[4];           // PAE page-directory pointers, loaded with CR3
     uint32_t pcid_tag[16];       // PCID << 16 | address-space tag that holds its translations; 0 unknown
     uint16_t next_address_space;
@@ -148,7 +149,7 @@ typedef struct {
     // ---- vector and x87 state: the standard (non-compacted) XSAVE area (SDM 1 13.4) -----------------------------
     // The block is page-aligned; the assertion below keeps this part aligned to 64.
     void    *vector_thunks;      // the vector unit's cache of generated code (see CPU/Vector/ThunkCache)
-    uint64_t xsave_padding[7];
+    uint64_t xsave_padding[8];
     uint64_t xsave[320];
 } roost_vcpu;
 _Static_assert(offsetof(roost_vcpu, xsave) % 64 == 0, "xsave must be aligned to 64");
@@ -158,6 +159,8 @@ _Static_assert(offsetof(roost_vcpu, xsave) % 64 == 0, "xsave must be aligned to 
 #define ROOST_TLB_OFFSET ((sizeof(roost_vcpu) + 4095) & ~(size_t)4095)
 static inline size_t roost_tlb_offset(void) { return ROOST_TLB_OFFSET; }
 static inline uint64_t *roost_code_filter_at(roost_vcpu *cpu, size_t n) { return &cpu->code_filter[n & 63]; }
+static inline uint64_t *roost_code_regions_at(roost_vcpu *cpu, size_t n) { return &cpu->code_regions[n & 63]; }
+static inline uint64_t *roost_large_pages_at(roost_vcpu *cpu, size_t n) { return &cpu->large_pages[n & 63]; }
 
 // Bits of roost_vcpu.attention, set by any thread.
 #define ROOST_ATTENTION_KICK 1u          // return VMExit.interrupted

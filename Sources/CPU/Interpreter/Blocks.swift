@@ -36,12 +36,19 @@ struct BlockCache {
     static var tableSize: Int { 1 << 16 }
     static var capacity: Int { 1 << 19 }
     static var maximumCount: Int { 32 }
+    /// Entries that one block may be in, next to each other.
+    static var ways: Int { 4 }
 
     let table: UnsafeMutablePointer<Block>
     let instructions: UnsafeMutablePointer<Instruction>
     /// For each guest-physical page, which 64-byte chunks hold decoded code.
     let chunks: UnsafeMutablePointer<UInt64>
     var used = 0
+    /// Which of an entry's ways goes next.
+    var victim = 0
+    /// For each page marked as code, stores to it that hit no code, and how often it was marked.
+    let dataStores: UnsafeMutablePointer<UInt16>
+    let marks: UnsafeMutablePointer<UInt8>
 
     init(pages: Int) {
         table = .allocate(capacity: Self.tableSize)
@@ -50,18 +57,22 @@ struct BlockCache {
         instructions = calloc(Self.capacity, MemoryLayout<Instruction>.stride)!
             .bindMemory(to: Instruction.self, capacity: Self.capacity)
         chunks = calloc(max(pages, 1), 8)!.bindMemory(to: UInt64.self, capacity: max(pages, 1))
+        dataStores = calloc(max(pages, 1), 2)!.bindMemory(to: UInt16.self, capacity: max(pages, 1))
+        marks = calloc(max(pages, 1), 1)!.bindMemory(to: UInt8.self, capacity: max(pages, 1))
     }
 
     func deallocate() {
         table.deallocate()
         free(instructions)
         free(chunks)
+        free(dataStores)
+        free(marks)
     }
 
     @inline(__always)
     static func slot(_ physical: UInt64, _ modeKey: UInt32) -> Int {
-        let mixed = physical ^ (physical >> 16) ^ UInt64(modeKey) &* 0x9E37
-        return Int(truncatingIfNeeded: mixed) & (tableSize - 1)
+        let mixed = (physical ^ UInt64(modeKey) << 40) &* 0x9E37_79B9_7F4A_7C15
+        return Int(truncatingIfNeeded: mixed >> 44) & (tableSize - ways)
     }
 
     /// Forgets every block.
@@ -84,7 +95,7 @@ extension VCPU {
         let last = min(((physical & 4095) &+ UInt64(truncatingIfNeeded: max(size, 1)) &- 1) >> 6, 63)
         let mask = (~UInt64(0) << first) & (~UInt64(0) >> (63 - last))
         let held = blocks.pointee.chunks[Int(page)]
-        if held & mask == 0 { return }
+        if held & mask == 0 && !hasBecomeData(Int(page)) { return }
         blocks.pointee.chunks[Int(page)] = 0
         s.pointee.page_flags[Int(page)] &= ~1
         roost_increment(s.pointee.code_versions + Int(page))
@@ -92,21 +103,39 @@ extension VCPU {
         forgetTranslations(page: Int(page))
     }
 
+    /// Whether a page marked as code has seen so many stores beside its code that they cost more than decoding it anew;
+    /// each time that it turns out to be code after all takes twice as many.
+    private func hasBecomeData(_ page: Int) -> Bool {
+        let count = blocks.pointee.dataStores[page] &+ 1
+        blocks.pointee.dataStores[page] = count
+        if count < 32 &<< UInt16(min(blocks.pointee.marks[page], 10)) { return false }
+        blocks.pointee.dataStores[page] = 0
+        return true
+    }
+
     /// The block at RIP, decoded now if it isn't known.
     @inline(__always)
     func findBlock() throws(CPUException) -> UnsafePointer<Block> {
         let linear = (s.pointee.rip &+ roost_effective_base_at(s, Int(ROOST_CS)).pointee) & s.pointee.linear_mask
         let physical = try translateFetch(linear)
-        let block = blocks.pointee.table + BlockCache.slot(physical, s.pointee.mode_key)
         let absolute = linear >= BlockTranslator.absoluteStart && s.pointee.code_size == 8 ? linear & ~4095 : 0
-        if block.pointee.physical == physical && block.pointee.modeKey == s.pointee.mode_key
-            && block.pointee.absolute == absolute
-            && s.pointee.code_versions[Int(physical >> 12)] == block.pointee.version
-            && (block.pointee.secondPage == physical >> 12 || stillWhole(block, linear))
-        {
-            return UnsafePointer(block)
+        let set = blocks.pointee.table + BlockCache.slot(physical, s.pointee.mode_key)
+        for way in 0..<BlockCache.ways {
+            let block = set + way
+            if block.pointee.physical != physical || block.pointee.modeKey != s.pointee.mode_key
+                || block.pointee.absolute != absolute
+            {
+                continue
+            }
+            if s.pointee.code_versions[Int(physical >> 12)] == block.pointee.version
+                && (block.pointee.secondPage == physical >> 12 || stillWhole(block, linear))
+            {
+                return UnsafePointer(block)
+            }
+            return try buildBlock(block, linear, physical, absolute)
         }
-        return try buildBlock(block, linear, physical, absolute)
+        blocks.pointee.victim &+= 1
+        return try buildBlock(set + (blocks.pointee.victim & (BlockCache.ways - 1)), linear, physical, absolute)
     }
 
     /// Whether a block that crosses a page end still continues on the page it was decoded from.
@@ -222,6 +251,7 @@ extension VCPU {
         blocks.pointee.chunks[Int(page)] |= mask
         if s.pointee.page_flags[Int(page)] & 1 == 0 {
             s.pointee.page_flags[Int(page)] |= 1
+            if blocks.pointee.marks[Int(page)] < 255 { blocks.pointee.marks[Int(page)] += 1 }
             protectCodePage(page)
         }
     }

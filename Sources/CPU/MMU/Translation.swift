@@ -124,8 +124,7 @@ extension VCPU {
         }
         entry.pointee.physical = page << 12 | (found.global ? EntryFlags.global : 0)
         entry.pointee.addend = UInt64(UInt(bitPattern: s.pointee.ram)) &+ (page << 12) &- (linear & ~0xFFF)
-        if found.shift == 21 || found.shift == 22 { s.pointee.large_pages |= 1 &<< ((linear >> 22) & 63) }
-        if found.shift == 30 { s.pointee.huge_pages |= 1 &<< ((linear >> 30) & 63) }
+        noteSize(found, linear)
     }
 
     /// Guest-physical address of an instruction fetch.
@@ -170,8 +169,7 @@ extension VCPU {
             setEntry(found.leaf, found.entry, 0x20, wide: found.isWide)
             physical = found.physical
             isGlobal = found.global
-            if found.shift == 21 || found.shift == 22 { s.pointee.large_pages |= 1 &<< ((linear >> 22) & 63) }
-            if found.shift == 30 { s.pointee.huge_pages |= 1 &<< ((linear >> 30) & 63) }
+            noteSize(found, linear)
         }
         let page = physical >> 12
         // Code outside memory: a bus that answers nothing would read as ones.
@@ -181,6 +179,8 @@ extension VCPU {
         if linear < BlockTranslator.absoluteStart {
             let hash = codeHash(linear)
             roost_code_filter_at(s, hash >> 6).pointee |= 1 &<< UInt64(hash & 63)
+            let region = regionHash(linear)
+            roost_code_regions_at(s, region >> 6).pointee |= 1 &<< UInt64(region & 63)
         }
         return physical
     }
@@ -301,7 +301,7 @@ extension VCPU {
     package func flushTLB() {
         let entries = Int(ROOST_TLB_ENTRIES) * Int(ROOST_TLB_CONTEXTS)
         memset(s.pointee.tlb_contexts.0.unsafelyUnwrapped, 0xFF, entries * MemoryLayout<roost_tlb_entry>.stride)
-        s.pointee.large_pages = 0
+        for n in 0..<64 { roost_large_pages_at(s, n).pointee = 0 }
         s.pointee.huge_pages = 0
         // The tags begin anew with the tables empty: the next one must differ from the one in force.
         s.pointee.address_space = 1
@@ -314,7 +314,10 @@ extension VCPU {
     /// Forgets where code is.
     private func flushCode() {
         memset(s.pointee.fetch_tlb.unsafelyUnwrapped, 0xFF, 1024 * MemoryLayout<roost_tlb_entry>.stride)
-        for n in 0..<64 { roost_code_filter_at(s, n).pointee = 0 }
+        for n in 0..<64 {
+            roost_code_filter_at(s, n).pointee = 0
+            roost_code_regions_at(s, n).pointee = 0
+        }
         s.pointee.jump_generation &+= 1
         s.pointee.local_code = 0
         updateJumpKey()
@@ -326,15 +329,36 @@ extension VCPU {
         Int(truncatingIfNeeded: (linear >> 12) ^ (linear >> 24)) & 4095
     }
 
+    /// Where a 4 MiB region stands in `large_pages` and `code_regions`.
+    @inline(__always)
+    private func regionHash(_ linear: UInt64) -> Int {
+        Int(truncatingIfNeeded: (linear >> 22) ^ (linear >> 34)) & 4095
+    }
+
+    /// Where a 1 GiB region stands in `huge_pages`.
+    @inline(__always)
+    private func hugeBit(_ linear: UInt64) -> UInt64 { 1 &<< (((linear >> 30) ^ (linear >> 39)) & 63) }
+
+    /// Remembers that a piece of a large page is held.
+    @inline(__always)
+    private func noteSize(_ found: Translation, _ linear: UInt64) {
+        if found.shift == 21 || found.shift == 22 {
+            let region = regionHash(linear)
+            roost_large_pages_at(s, region >> 6).pointee |= 1 &<< UInt64(region & 63)
+        }
+        if found.shift == 30 { s.pointee.huge_pages |= hugeBit(linear) }
+    }
+
     /// A translation is about to go: forgets where code is if it may be one of code.
-    private func flushCode(at linear: UInt64, isLarge: Bool) {
-        let hash = codeHash(linear)
+    private func flushCode(at linear: UInt64, isLarge: Bool, isHuge: Bool) {
         if linear >= BlockTranslator.absoluteStart {
             flushCode()
             unchainPages()
-        } else if isLarge || roost_code_filter_at(s, hash >> 6).pointee &>> UInt64(hash & 63) & 1 != 0 {
-            flushCode()
+            return
         }
+        let hash = isLarge ? regionHash(linear) : codeHash(linear)
+        let word = isLarge ? roost_code_regions_at(s, hash >> 6).pointee : roost_code_filter_at(s, hash >> 6).pointee
+        if isHuge || word &>> UInt64(hash & 63) & 1 != 0 { flushCode() }
     }
 
     /// Leaves all translations that aren't global behind.
@@ -360,9 +384,10 @@ extension VCPU {
 
     /// INVLPG: forgets one page, in every address space.
     package func flushPage(_ linear: UInt64) {
-        let isHuge = s.pointee.huge_pages & (1 &<< ((linear >> 30) & 63)) != 0
-        let isLarge = s.pointee.large_pages & (1 &<< ((linear >> 22) & 63)) != 0
-        flushCode(at: linear, isLarge: isHuge || isLarge)
+        let isHuge = s.pointee.huge_pages & hugeBit(linear) != 0
+        let region = regionHash(linear)
+        let isLarge = roost_large_pages_at(s, region >> 6).pointee &>> UInt64(region & 63) & 1 != 0
+        flushCode(at: linear, isLarge: isLarge, isHuge: isHuge)
         if isHuge { return flushRange(linear & ~0x3FFF_FFFF, 0x3FFF_FFFF) }
         if isLarge { return flushRange(linear & ~0x3F_FFFF, 0x3F_FFFF) }
         for context in 0..<Int(ROOST_TLB_CONTEXTS) {

@@ -12,11 +12,17 @@ extension VCPU {
         s.pointee.virtual8086 = s.pointee.rflags & 0x2_0000 != 0 && !isLong && s.pointee.protected_mode != 0 ? 1 : 0
         s.pointee.long_mode = isLong ? 1 : 0
         let is64 = isLong && cs.attributes & 0x2000 != 0
+        let was64 = s.pointee.code_size == 8
         s.pointee.code_size = is64 ? 8 : cs.attributes & 0x4000 != 0 ? 4 : 2
         let ss = segment(Int(ROOST_SS)).pointee
         s.pointee.stack_size = is64 ? 8 : ss.attributes & 0x4000 != 0 ? 4 : 2
         s.pointee.linear_mask = is64 ? ~0 : 0xFFFF_FFFF
         updateContext()
+        if is64 && was64 {
+            // Bases of ES, CS, SS and DS don't count, and nothing is checked.
+            for n in 4..<8 { roost_effective_base_at(s, n).pointee = segment(n).pointee.base }
+            return updateModeKey(isFlat: true)
+        }
         var isFlat = true
         for n in 0..<8 {
             let g = segment(n).pointee

@@ -34,7 +34,8 @@ extension BlockTranslator {
             .movbe, .crc32:
             return emitsNamed(p)
         case .sse, .avx: return emitsVector(first + n)
-        case .cli, .sti, .stac, .clac, .swapgs, .pushf: return emitsSystem(p)
+        case .cli, .sti, .stac, .clac, .swapgs, .pushf, .rdtsc, .rdtscp: return emitsSystem(p)
+        case .cmpxchg8b, .cmpxchg16b: return p.isMemory
         default: return false
         }
     }
@@ -74,7 +75,8 @@ extension BlockTranslator {
             .movbe, .crc32:
             emitNamed(n)
         case .sse, .avx: emitVector(n)
-        case .cli, .sti, .stac, .clac, .swapgs, .pushf: emitSystem(n)
+        case .cli, .sti, .stac, .clac, .swapgs, .pushf, .rdtsc, .rdtscp: emitSystem(n)
+        case .cmpxchg8b, .cmpxchg16b: emitCompareExchangeDouble(n)
         default: emitPlain(n)
         }
         complete(from: mark)
@@ -409,6 +411,22 @@ extension BlockTranslator {
                 withRM(n, 0x83 | digit << 3, map: 1, reg: reg, reads: true, writes: writes, use: use)
             }
         }
+    }
+
+    /// CMPXCHG8B and CMPXCHG16B: their registers are the host's own.
+    private mutating func emitCompareExchangeDouble(_ n: Int) {
+        let p = instruction(n).pointee
+        let use = FlagUse.of(first + n)
+        let wide = p.operation == .cmpxchg16b
+        probeOperand(n, size: wide ? 16 : 8, write: true)
+        if wide {
+            code.registers(0xF6, rex: true, reg: 0, rm: scratch0)
+            code.byte(15)
+            addStub(code.jump(if: 5), n)
+        }
+        writesFlags(n, use, by: scratch2)
+        code.memory(0xC7, map: 1, lock: p.prefixes.contains(.lock), wide: wide, reg: 1, .base(scratch0, 0))
+        wroteFlags(use)
     }
 
     private mutating func emitExchange(_ n: Int) {

@@ -72,7 +72,6 @@ extension BlockTranslator {
         code.registers(0x81, wide: true, reg: 4, rm: scratch2)
         code.word32(-4096)
         code.memory(0x0B, wide: true, reg: scratch2, StateOffset.tlbTag)
-        let table = StateOffset.tables + Int32(tlbContext) * Int32(ROOST_TLB_ENTRIES) * 32
         code.memory(0x3B, wide: true, reg: scratch2, .stateIndexed(scratch1, table + (write ? 8 : 0)))
         addStub(code.jump(if: 5), n, kind)
         code.memory(0x03, wide: true, reg: scratch0, .stateIndexed(scratch1, table + 16))

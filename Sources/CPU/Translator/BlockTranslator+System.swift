@@ -4,6 +4,8 @@ internal import CHost
 extension BlockTranslator {
     /// Whether a system instruction is emitted: in 64-bit code of CPL 0, where none of them can fault.
     func emitsSystem(_ p: Instruction) -> Bool {
+        // CR4.TSD may forbid user code the time: the interpreter looks.
+        if p.operation == .rdtsc || p.operation == .rdtscp { return size64 && !options.exactFlags }
         if p.operation == .pushf { return size64 && p.operandSize == 8 }
         return size64 && modeKey & ModeKey.kernel != 0
     }
@@ -22,6 +24,7 @@ extension BlockTranslator {
             code.store(StateOffset.segmentBase(gs), scratch1)
             code.store(StateOffset.effectiveBase(gs), scratch1)
             code.store(StateOffset.kernelGSBase, scratch0)
+        case .rdtsc, .rdtscp: emitRDTSC(n)
         default: emitPUSHF(n)
         }
     }
@@ -58,6 +61,22 @@ extension BlockTranslator {
         let change = Int32(tlbContext ^ UInt32(context)) << 8
         code.arithmetic(6, StateOffset.modeKey, change, wide: false)
         code.arithmetic(6, StateOffset.jumpKey, change, wide: false)
+    }
+
+    private mutating func emitRDTSC(_ n: Int) {
+        if modeKey & ModeKey.kernel == 0 {
+            code.memory(0xF7, reg: 0, StateOffset.cr4)
+            code.word32(4)
+            addStub(code.jump(if: 5), n)
+        }
+        code.bytes(0x0F, 0x31)
+        code.shift(4, 2, 32)
+        code.registers(0x09, wide: true, reg: 2, rm: 0)
+        code.memory(0x03, wide: true, reg: 0, StateOffset.tscOffset)
+        code.move(2, 0)
+        code.shift(5, 2, 32)
+        code.registers(0x89, reg: 0, rm: 0)
+        if instruction(n).pointee.operation == .rdtscp { code.memory(0x8B, reg: 1, StateOffset.tscAux) }
     }
 
     private mutating func emitPUSHF(_ n: Int) {

@@ -172,7 +172,9 @@ struct BlockTranslator {
         let n = count - 1
         let i = first + n
         let ends = InstructionTable.row(i.pointee.row).attributes.contains(.endsBlock)
-        if emits(n) {
+        if emitsRepeated(i.pointee) {
+            emitRepeated(n)
+        } else if emits(n) {
             if endsInBranch { return emitBranch(n) }
             emit(n)
         } else if endsInBranch && !isString(i) {

@@ -20,6 +20,7 @@ extension VCPU {
     /// Flags wanted at a place in a page; what was looked at counts as decoded, so that a change of it is noticed.
     private func flagsWanted(_ page: UInt64, at start: Int) -> FlagSet {
         var place = start
+        var begin = start
         var unwritten = FlagSet.all
         var instruction = Instruction()
         let bytes = UnsafePointer(s.pointee.ram + Int(page << 12))
@@ -33,12 +34,16 @@ extension VCPU {
             let ends = InstructionTable.row(instruction.row).attributes.contains(.endsBlock)
             if ends || !use.reads.intersection(unwritten).isEmpty { return .all }
             unwritten.subtract(use.writes)
-            let from = place
             place += Int(instruction.length)
-            markCode(page, from: UInt64(from), to: UInt64(place))
-            if unwritten.isEmpty { return [] }
+            if unwritten.isEmpty {
+                markCode(page, from: UInt64(begin), to: UInt64(place))
+                return []
+            }
             switch instruction.operation {
-            case .jmp: place += Int(instruction.immediate)
+            case .jmp:
+                markCode(page, from: UInt64(begin), to: UInt64(place))
+                place += Int(instruction.immediate)
+                begin = place
             case .jcc, .call, .ret, .retImmediate, .jmpIndirect, .callIndirect, .loop, .jcxz: return .all
             default: break
             }

@@ -37,7 +37,7 @@ struct FlagUse {
         case .mov, .movzx, .movsx, .lea, .push, .pop, .not, .cbw, .cwd, .xchg, .bswap, .nop, .pause, .prefetch, .fence,
             .movnti, .leave, .jmp, .call, .ret, .retImmediate, .jmpIndirect, .callIndirect, .div, .idiv, .cli, .sti,
             .stac, .clac, .swapgs, .cld, .std, .movbe, .crc32, .mulx, .pdep, .pext, .rorx, .sarx, .shlx, .shrx,
-            .loop, .jcxz:
+            .loop, .jcxz, .rdtsc, .rdtscp, .movs, .stos, .lods:
             return FlagUse()
         case .add, .or, .and, .sub, .xor, .cmp, .test, .neg, .xadd, .cmpxchg, .popcnt, .andn, .bextr, .bzhi, .blsi,
             .blsmsk, .blsr:
@@ -46,7 +46,7 @@ struct FlagUse {
         case .adc, .sbb: return FlagUse(reads: .carry, writes: .all)
         // What they leave undefined stays as it was.
         case .imul2, .imul, .mul: return FlagUse(writes: [.carry, .overflow])
-        case .bsf, .bsr: return FlagUse(writes: .zero)
+        case .bsf, .bsr, .cmpxchg8b, .cmpxchg16b: return FlagUse(writes: .zero)
         case .tzcnt, .lzcnt: return FlagUse(writes: [.carry, .zero])
         case .inc, .dec: return FlagUse(writes: FlagSet.all.subtracting(.carry))
         case .shl, .shr, .sar, .shld, .shrd: return shift(i, .all, [])

@@ -26,6 +26,8 @@ enum StateOffset {
     static let modeKey = state(\.mode_key)
     static let tlb = state(\.tlb)
     static let tlbContext = state(\.tlb_context)
+    static let tscOffset = state(\.tsc_offset)
+    static let tscAux = state(\.tsc_aux)
     static let cr4 = state(\.cr4)
     static let kernelGSBase = state(\.kernel_gs_base)
     private static let bases = offset(\.effective_base)

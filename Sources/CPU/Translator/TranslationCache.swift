@@ -27,6 +27,8 @@ struct TranslationRecord {
     /// Offset of its first instruction in the page.
     var pageOffset: UInt32
     var modeKey: UInt32
+    /// The record of the same code for the second page that it was made from, 0 none.
+    var twin: UInt32 = 0
     /// Whether its code is still good.
     var isLive: Bool
     /// Its address, if it is absolute, else 0.
@@ -111,21 +113,33 @@ struct TranslationCache {
     }
 
     /// Whether another block fits.
-    var hasRoom: Bool { position + Self.longestBlock <= memory.size && recordCount < Self.maximumRecords }
+    var hasRoom: Bool { position + Self.longestBlock <= memory.size && recordCount + 2 < Self.maximumRecords }
 
     /// Bytes of code.
     var used: Int { position }
 
-    /// Takes up a translation written at `position`.
-    mutating func add(pageOffset: Int, absolute: UInt64, page: UInt64, modeKey: UInt32, length: Int) {
+    /// Takes up a translation written at `position`, made from one page or two.
+    mutating func add(
+        pageOffset: Int, absolute: UInt64, page: UInt64, secondPage: UInt64, modeKey: UInt32, length: Int
+    ) {
+        let first = recordCount
+        addRecord(pageOffset: pageOffset, absolute: absolute, page: page, modeKey: modeKey)
+        if secondPage != page {
+            addRecord(pageOffset: pageOffset, absolute: absolute, page: secondPage, modeKey: modeKey)
+            records[first].twin = UInt32(first + 1)
+            records[first + 1].twin = UInt32(first)
+        }
+        translations &+= 1
+        position = (position + length + 15) & ~15
+    }
+
+    private mutating func addRecord(pageOffset: Int, absolute: UInt64, page: UInt64, modeKey: UInt32) {
         let n = recordCount
         recordCount += 1
         records[n] = TranslationRecord(
             next: pageHeads[Int(page)], position: UInt32(position), pageOffset: UInt32(pageOffset),
             modeKey: modeKey, isLive: true, absolute: absolute, page: page)
         pageHeads[Int(page)] = UInt32(n)
-        translations &+= 1
-        position = (position + length + 15) & ~15
     }
 
     func record(_ n: Int) -> TranslationRecord { records[min(max(n, 0), recordCount - 1)] }
@@ -157,6 +171,7 @@ struct TranslationCache {
             let place = patch.jump()
             patch.patch(place, to: common.leaveStale - Int(record.position))
             records[n].isLive = false
+            if record.twin != 0 { records[Int(record.twin)].isLive = false }
             n = Int(record.next)
         }
     }
@@ -187,11 +202,12 @@ struct TranslationCache {
         waitingSite != 0 && waitingRIP == rip && waitingKey == key
     }
 
-    /// Makes the jump that waits lead to code; `isGlobal`: the target is there in every address space.
-    mutating func chain(to host: Int, isGlobal: Bool) {
+    /// Makes the jump that waits lead to code; `isGlobal`: the target is there in every address space; `endsElsewhere`: it
+    /// goes on in another page than it begins in.
+    mutating func chain(to host: Int, isGlobal: Bool, endsElsewhere: Bool) {
         let site = waitingSite & Int(ChainSite.mask)
         let place = UnsafeMutableRawPointer(memory.writable + site)
-        if UInt64(waitingSite) & ChainSite.crossesPage != 0 {
+        if endsElsewhere || UInt64(waitingSite) & ChainSite.crossesPage != 0 {
             if !isGlobal { return }
             let record = recordHolding(site)
             if record == 0 { return }

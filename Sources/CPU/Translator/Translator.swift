@@ -185,8 +185,15 @@ extension VCPU {
         }
         // A branch beyond the last canonical page faults itself.
         if codePage >> 12 == 0x7_FFFF_FFFF { return false }
-        // A block that ends on another page is validated on every entry, by the interpreter, but the kernel's stays.
-        return block.pointee.secondPage == block.pointee.physical >> 12
+        // A block that ends on another page is validated on every entry, by the interpreter; but the kernel's stays.
+        return block.pointee.secondPage == block.pointee.physical >> 12 || isKernelAcross(codePage)
+    }
+
+    /// Whether a page and the next one are the kernel's, there in every address space.
+    private func isKernelAcross(_ page: UInt64) -> Bool {
+        if page < BlockTranslator.absoluteStart || page &+ 4096 < page { return false }
+        guard (try? translateFetch(page)) != nil, isGlobalCode(page) else { return false }
+        return (try? translateFetch(page &+ 4096)) != nil && isGlobalCode(page &+ 4096)
     }
 
     /// Makes the ways to a block that was just found lead to its code.
@@ -204,7 +211,8 @@ extension VCPU {
         let isWaiting = cache.pointee.isWaiting(rip: rip, key: s.pointee.jump_key)
         if isWaiting {
             cache.pointee.chain(
-                to: Int(block.pointee.host), isGlobal: block.pointee.absolute != 0 && isGlobalCode(rip))
+                to: Int(block.pointee.host), isGlobal: block.pointee.absolute != 0 && isGlobalCode(rip),
+                endsElsewhere: block.pointee.secondPage != block.pointee.physical >> 12)
             cache.pointee.stopWaiting()
             if s.pointee.code_size == 8 && s.pointee.cpl != 3 { return }
         }
@@ -232,7 +240,8 @@ extension VCPU {
         translator.translate(endsInBranch: block.pointee.endsInBranch)
         block.pointee.host = UInt32(position)
         cache.pointee.add(
-            pageOffset: pageOffset, absolute: absolute, page: page, modeKey: block.pointee.modeKey,
+            pageOffset: pageOffset, absolute: absolute, page: page, secondPage: block.pointee.secondPage,
+            modeKey: block.pointee.modeKey,
             length: translator.code.count)
     }
 
