@@ -8,7 +8,7 @@ ROOST := .build/release/roost
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/roost
 SOURCES := Sources Tests Package.swift
 
-.PHONY: help all setup kernels build run test bench format lint fuzz clean
+.PHONY: help all setup kernels build run test bench docs format lint fuzz clean
 
 help: ## Lists the targets.
 	@echo "Roost: virtual machines for x86-64 Linux hosts. Targets:"
@@ -41,7 +41,11 @@ bench: setup kernels build ## Measures instructions per second, memory, idle cos
 fuzz: ## Runs the differential and device fuzzers until interrupted.
 	$(BUILD) --build-tests
 	@while ROOST_FUZZ_SEED=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ') ROOST_FUZZ=1 \
-	    $(SWIFT) test -c release --skip-build --filter '[Ff]uzz|[Dd]ifferential'; do :; done
+	    $(SWIFT) test -c release --skip-build --filter '[Ff]uzz|[Dd]ifferential|[Hh]ostil|DecoderTests'; do :; done
+
+docs: ## Writes docs/instructions.md from the instruction table.
+	$(BUILD) --build-tests
+	ROOST_WRITE_DOCS=1 $(SWIFT) test -c release --skip-build --filter InstructionDocument
 
 format: ## Formats every source file in place.
 	$(SWIFT) format format --in-place --parallel --recursive $(SOURCES)

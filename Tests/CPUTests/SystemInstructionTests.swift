@@ -111,6 +111,30 @@ import Testing
         #expect(rig.system.get32(CodeRig.data + 4) == 7)
     }
 
+    @Test("An instruction that the model lacks is #UD, or the older one that its prefix doesn't change")
+    func models() throws {
+        let (small, large) = (
+            try CodeRig(model: CodeRig.model("x86-64")), try CodeRig(model: CodeRig.model("x86-64-v3"))
+        )
+        // popcnt eax, ecx; movbe eax, [rdi]; andn eax, ecx, edx; crc32 eax, cl
+        for code in [
+            [0xF3, 0x0F, 0xB8, 0xC1], [0x0F, 0x38, 0xF0, 0x07], [0xC4, 0xE2, 0x70, 0xF2, 0xC2],
+            [0xF2, 0x0F, 0x38, 0xF0, 0xC1],
+        ] as [[UInt8]] {
+            for rig in [small, large] { rig.v.gpr[7] = CodeRig.data }
+            #expect(try small.run(code) == 6, "\(code)")
+            #expect(try large.run(code) == nil, "\(code)")
+        }
+        // tzcnt and lzcnt eax, ecx: BSF and BSR without the feature.
+        for (rig, trailing, leading) in [(small, 4, 8), (large, 4, 23)] as [(CodeRig, UInt64, UInt64)] {
+            rig.v.gpr[1] = 0x110
+            #expect(try rig.run([0xF3, 0x0F, 0xBC, 0xC1]) == nil)
+            #expect(rig.v.gpr[0] == trailing)
+            #expect(try rig.run([0xF3, 0x0F, 0xBD, 0xC1]) == nil)
+            #expect(rig.v.gpr[0] == leading)
+        }
+    }
+
     @Test("RDRAND and RDSEED set CF and give each time another number; RDPID gives TSC_AUX")
     func randomNumbers() throws {
         let rig = try CodeRig(model: CodeRig.model("server"))

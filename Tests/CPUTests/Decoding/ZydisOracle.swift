@@ -12,7 +12,7 @@ final class ZydisOracle {
     let codeSize: UInt8
 
     /// Extensions that no model of ours announces: EVEX and its relatives, AMD's own, virtualization, transactions.
-    private static let absent: Set<UInt32> = Set(
+    static let absent: Set<UInt32> = Set(
         [
             ZYDIS_ISA_EXT_AMD3DNOW, ZYDIS_ISA_EXT_AMD_INVLPGB, ZYDIS_ISA_EXT_AMX_BF16, ZYDIS_ISA_EXT_AMX_INT8,
             ZYDIS_ISA_EXT_AMX_TILE, ZYDIS_ISA_EXT_AVX512EVEX, ZYDIS_ISA_EXT_AVX512VEX, ZYDIS_ISA_EXT_AVX_VNNI,
