@@ -55,8 +55,9 @@ private enum HostileCode {
 
 @Suite("Hostile guests", .enabled("needs the built command") { TerminalSession.roost != nil })
 struct HostileCodeTests {
-    private static let first = UInt32(truncatingIfNeeded: UInt64(
-        ProcessInfo.processInfo.environment["ROOST_FUZZ_SEED"] ?? "") ?? 1)
+    private static let first = UInt32(
+        truncatingIfNeeded: UInt64(
+            ProcessInfo.processInfo.environment["ROOST_FUZZ_SEED"] ?? "") ?? 1)
 
     /// Runs a guest for a while, then asks for its end; returns its statistics.
     private func run(_ code: [UInt8], seed: UInt32, seconds: Double) throws -> (instructions: UInt64, exits: UInt64) {
@@ -104,7 +105,9 @@ struct HostileCodeTests {
         return (number("instructions"), number("port write") + number("memory-mapped write"))
     }
 
-    @Test("Ports, MSRs, device memory, PCI configuration and interrupt storms at random", arguments: 0..<6 as Range<UInt32>)
+    @Test(
+        "Ports, MSRs, device memory, PCI configuration and interrupt storms at random",
+        arguments: 0..<6 as Range<UInt32>)
     func pokes(n: UInt32) throws {
         let result = try run(HostileCode.pokes, seed: Self.first &+ n &* 7919, seconds: 1)
         #expect(result.instructions > 1000)
