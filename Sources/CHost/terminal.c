@@ -77,6 +77,16 @@ int roost_terminal_is_raw(void) { return terminal >= 0; }
 void roost_ignore_pipe_signals(void) {
     signal(SIGPIPE, SIG_IGN);
     signal(SIGTTIN, SIG_IGN);
+    // A file at the process's size limit: an error of that write, not our end.
+    signal(SIGXFSZ, SIG_IGN);
+    // Whoever started us may have had these blocked; we must be endable.
+    sigset_t ends;
+    sigemptyset(&ends);
+    sigaddset(&ends, SIGTERM);
+    sigaddset(&ends, SIGINT);
+    sigaddset(&ends, SIGHUP);
+    sigaddset(&ends, SIGQUIT);
+    pthread_sigmask(SIG_UNBLOCK, &ends, NULL);
 }
 
 // Opens the controlling end of a new pseudo-terminal, non-blocking, and names the other end.

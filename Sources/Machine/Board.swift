@@ -67,6 +67,7 @@ package final class Board: Sendable {
         serial = Serial16550A(line: router.line(isaIRQ: 4), output: output)
         acpi = ACPIPower(door: door, line: router.line(gsi: ACPIPower.interrupt), power: power)
         firmware = FirmwareConfig(memory: memory, cpuCount: configuration.processors)
+        firmware.add(file: "etc/e820", MemoryMapEntry.bytes(MemoryMapEntry.map(ramSize: memory.ramSize)))
         resetControl = ResetControl(power: power)
         debugConsole = DebugConsole(output: output)
         bridge = PCIHostBridge(

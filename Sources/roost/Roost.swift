@@ -7,7 +7,7 @@ internal import Machine
 @main
 struct Roost: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Virtual machines for x86-64 Linux hosts.",
+        abstract: "Virtual machines for x86-64 Linux hosts.", version: "roost 0.1",
         subcommands: [RunCommand.self, ImageCommand.self])
 
     static func main() {
@@ -27,7 +27,7 @@ struct Roost: ParsableCommand {
             let code = exitCode(for: error)
             if code == .success { exit(withError: error) }
             if code == .validationFailure {
-                complain(message(for: error))
+                complain(UsageMessage.text(for: error))
                 Foundation.exit(ExitStatus.usage)
             }
             complain("\(error)")

@@ -285,7 +285,54 @@ import Testing
         #expect(rig.run(.sysret, size: 4) == nil)
         #expect(rig.place[0...2] == [0x23, 0x6000, 0x2B])
         #expect(rig.s.pointee.code_size == 4)
-        #expect(rig.run(.syscall) == .invalidOpcode)
+    }
+
+    @Test(arguments: ["GenuineIntel", "AuthenticAMD"])
+    func `SYSCALL and SYSENTER outside 64-bit mode are the vendor's (SDM 2B; APM 3)`(vendor: String) throws {
+        let isAMD = vendor == "AuthenticAMD"
+        let rig = try Rig()
+        let name = Array(vendor.utf8)
+        func word(_ at: Int) -> UInt32 { (0..<4).reduce(0) { $0 | UInt32(name[at + $1]) << UInt32($1 * 8) } }
+        let leaf = UnsafeMutablePointer<UInt32>.allocate(capacity: 6)
+        leaf.initialize(to: 0)
+        for (n, value) in [0, ~0, 13, word(0), word(8), word(4)].enumerated() { leaf[n] = value }
+        let (table, count) = (rig.s.pointee.cpuid_table, rig.s.pointee.cpuid_count)
+        rig.s.pointee.cpuid_table = UnsafePointer(leaf)
+        rig.s.pointee.cpuid_count = 1
+        defer {
+            rig.s.pointee.cpuid_table = table
+            rig.s.pointee.cpuid_count = count
+            leaf.deallocate()
+        }
+        rig.s.pointee.sysenter_cs = 0x08
+        rig.s.pointee.star = 0x0023_0010_0000_7000
+        rig.s.pointee.cstar = 0xFFFF_8000_0000_2000
+        rig.s.pointee.sfmask = 0x200
+        // Legacy protected mode: STAR's low half, IF off.
+        rig.s.pointee.efer = 1
+        rig.enterLevel(3)
+        rig.v.rflags = 0x246
+        #expect(rig.run(.syscall) == (isAMD ? nil : .invalidOpcode))
+        if isAMD {
+            #expect(rig.place == [0x10, 0x7000, 0x18, 0x20000, 0, 0x46])
+            #expect(rig.v.gpr[1] == 0x5002)
+            #expect(rig.run(.sysret) == nil)
+            #expect(rig.place == [0x23, 0x5002, 0x2B, 0x20000, 3, 0x246])
+        }
+        // Compatibility mode: CSTAR.
+        rig.enterLong(3)
+        rig.set(1, Rig.code3, base: 0, limit: ~0, attributes: 0xC0FB)
+        rig.v.updateMode()
+        rig.s.pointee.rip = 0x5000
+        rig.v.rflags = 0x10247
+        #expect(rig.run(.syscall) == (isAMD ? nil : .invalidOpcode))
+        if isAMD {
+            #expect(rig.place[0...2] == [0x10, 0xFFFF_8000_0000_2000, 0x18])
+            #expect(rig.v.gpr[11] == 0x247)
+            #expect(rig.s.pointee.code_size == 8)
+        }
+        rig.enterLong(3)
+        #expect(rig.run(.sysenter) == (isAMD ? .invalidOpcode : nil))
     }
 
     @Test func `SYSENTER and SYSEXIT`() throws {

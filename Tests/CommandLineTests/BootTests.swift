@@ -1,6 +1,7 @@
 // Whole boots, driven as a person would: Debian's kernels with the initramfs that checks its machine, and the Debian
 // image to its login shell and off again.
 import Foundation
+import Glibc
 import Images
 import Testing
 
@@ -72,6 +73,26 @@ struct BootTests {
         let written = try file.read(upToCount: 1 << 20) ?? Data()
         let sum = try checksum(written, scratch: scratch.path)
         #expect(lines["disk"] == "ok " + sum)
+    }
+
+    @Test("a disk that shrinks while it is in use gives the guest I/O errors, and nothing is lost")
+    func shrinkingDisk() throws {
+        let scratch = try Scratch()
+        let kernel = try DebianKernel.fetched(.cloud)
+        try Data(SelfCheckImage.initramfs(for: kernel)).write(to: URL(fileURLWithPath: scratch.path + "/initramfs"))
+        let disk = scratch.path + "/disk.raw"
+        try Data(repeating: 7, count: 4 << 20).write(to: URL(fileURLWithPath: disk))
+        let session = try TerminalSession([
+            "run", "--kernel", kernel.image, "--initrd", scratch.path + "/initramfs", "--disk", disk, "--net", "none",
+            "--no-reboot", "--append", "console=ttyS0 quiet selfcheck.only=modules,disk",
+        ])
+        try #require(session.expect("SELFCHECK BEGIN", seconds: 240) != nil)
+        #expect(truncate(disk, 65536) == 0)
+        let output = try #require(session.expect("SELFCHECK DONE", seconds: 120), "\(session.transcript.suffix(2000))")
+        #expect(output.contains("SELFCHECK disk FAIL"), "\(output)")
+        #expect(session.wait(seconds: 60) == 0)
+        #expect(try Data(contentsOf: URL(fileURLWithPath: disk)) == Data(repeating: 7, count: 65536))
+        #expect(session.transcript.contains("I/O error"), "\(session.transcript.suffix(2000))")
     }
 
     @Test("a guest that resets ends Roost with --no-reboot")

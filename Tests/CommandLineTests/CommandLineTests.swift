@@ -1,5 +1,6 @@
 // Bad input on the command line: one clear line on standard error and a status of its own kind.
 import Foundation
+import Glibc
 import Testing
 
 /// What one run of the executable printed and how it ended.
@@ -14,22 +15,29 @@ struct RoostRun {
         let process = Process()
         process.executableURL = folder.appendingPathComponent("roost")
         process.arguments = arguments
-        let (out, err, into) = (Pipe(), Pipe(), Pipe())
-        process.standardOutput = out
-        process.standardError = err
+        // Files, not pipes: a program that another test starts meanwhile would inherit a pipe and keep it open.
+        let scratch = FileManager.default.temporaryDirectory.appendingPathComponent("roost-run-\(UUID())")
+        try FileManager.default.createDirectory(at: scratch, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(at: scratch) }
+        let (out, err) = (scratch.appendingPathComponent("out"), scratch.appendingPathComponent("err"))
+        for file in [out, err] { try Data().write(to: file) }
+        process.standardOutput = try FileHandle(forWritingTo: out)
+        process.standardError = try FileHandle(forWritingTo: err)
+        let into = Pipe()
         process.standardInput = into
         try process.run()
-        // Written beside the reading: a guest that echoes would otherwise fill both pipes.
+        // Written beside the waiting: the guest may not read it all.
         let writer = into.fileHandleForWriting
         Thread.detachNewThread {
             if let input { try? writer.write(contentsOf: input) }
             try? writer.close()
         }
-        let text = out.fileHandleForReading.readDataToEndOfFile()
-        let complaint = err.fileHandleForReading.readDataToEndOfFile()
+        let deadline = Date().addingTimeInterval(60)
+        while process.isRunning && Date() < deadline { usleep(2000) }
+        if process.isRunning { kill(process.processIdentifier, SIGKILL) }
         process.waitUntilExit()
-        output = String(decoding: text, as: UTF8.self)
-        error = String(decoding: complaint, as: UTF8.self)
+        output = String(decoding: try Data(contentsOf: out), as: UTF8.self)
+        error = String(decoding: try Data(contentsOf: err), as: UTF8.self)
         status = process.terminationReason == .exit ? process.terminationStatus : -process.terminationStatus
     }
 }
@@ -107,12 +115,56 @@ struct CommandLineTests {
         try expect(["run", "--memory", size, "--kernel", "k"], status: 78, "memory")
     }
 
-    @Test("Disks: missing, a directory, too small, in use")
+    @Test("Disks: missing, a directory, too small")
     func disks() throws {
         let path = try file("kernel", kernel)
         try expect(["run", "--kernel", path, "--disk", "/nonexistent"], status: 68, "no such file")
         try expect(["run", "--kernel", path, "--disk", "/tmp"], status: 68, "is a directory")
         try expect(["run", "--kernel", path, "--disk", try file("small", [1])], status: 68, "sector")
+    }
+
+    @Test("A value that makes no sense is answered with what is wanted, a mistyped command with the nearest")
+    func usage() throws {
+        for (option, value, words) in [
+            ("--memory", "12Q", "a number with K, M or G"), ("--net", "usr", "forward=tcp:HOSTPORT:GUESTPORT"),
+            ("--console", "file:", "file:PATH or pty"), ("--trace", "exit", "exits, interrupts, instructions"),
+            ("--debug-exit", "0x10000", "(v << 1) | 1"), ("--disk", "", "FILE[,readonly]"),
+        ] {
+            try expect(["run", "--kernel", "k", option, value], status: 64, "invalid for '\(option)")
+            try expect(["run", "--kernel", "k", option, value], status: 64, words)
+        }
+        try expect(["rnu"], status: 64, "Did you mean 'run'?")
+        try expect(["image", "biuld"], status: 64, "Did you mean 'build'?")
+        try expect(["elephant"], status: 64, "There are: run, image")
+        try expect(["run", "--kernel", "k", "--cpus", "2"], status: 80, "processors")
+        try expect(["run", "--kernel", "k", "--console", "file:/nonexistent/file"], status: 82, "No such file")
+    }
+
+    @Test("A disk that another machine writes is refused, with the process that has it; one that can't be written too")
+    func disksInUse() throws {
+        let kernel = try file("guest", TinyGuest.multiboot(TinyGuest.say("on") + ConsoleTests.halted))
+        let disk = try file("disk", [UInt8](repeating: 0, count: 65536))
+        let first = Process()
+        first.executableURL = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent()
+            .appendingPathComponent("roost")
+        first.arguments = ["run", "--kernel", kernel, "--net", "none", "--memory", "32M", "--disk", disk]
+        first.standardInput = Pipe()
+        let output = Pipe()
+        first.standardOutput = output
+        try first.run()
+        defer { first.terminate() }
+        // It has the disk before its guest says anything.
+        #expect(output.fileHandleForReading.readData(ofLength: 2) == Data("on".utf8))
+        let arguments = ["run", "--kernel", kernel, "--net", "none", "--memory", "32M", "--disk"]
+        try expect(arguments + [disk], status: 74, "process \(first.processIdentifier)")
+        try expect(arguments + [disk + ",readonly"], status: 74, "process \(first.processIdentifier)")
+        // A program that runs can't be written, not even by root.
+        let busy = try file("busy", Array(try Data(contentsOf: URL(fileURLWithPath: "/bin/sleep"))))
+        try FileManager.default.setAttributes([.posixPermissions: 0o700], ofItemAtPath: busy)
+        let sleep = try Process.run(URL(fileURLWithPath: busy), arguments: ["100"])
+        // The tests' threads block SIGTERM, and so do their children.
+        defer { kill(sleep.processIdentifier, SIGKILL) }
+        try expect(arguments + [busy], status: 68, "busy")
     }
 
     @Test("Help goes to standard output with status 0")

@@ -69,6 +69,18 @@ final class TerminalSession {
         waitpid(child, &ignored, 0)
     }
 
+    /// Whether the terminal hands every key on at once, unedited.
+    var isRaw: Bool {
+        var mode = termios()
+        return tcgetattr(terminal.rawValue, &mode) == 0 && mode.c_lflag & tcflag_t(ICANON | ECHO | ISIG) == 0
+    }
+
+    /// Sends bytes as they are.
+    func send(_ bytes: [UInt8]) { _ = write(terminal.rawValue, bytes, bytes.count) }
+
+    /// Sends the program a signal.
+    func signal(_ number: Int32) { kill(child, number) }
+
     /// Types a line.
     func type(_ line: String) {
         let bytes = Array((line + "\r").utf8)

@@ -364,7 +364,7 @@ private final class HeldWorker: Worker {
     }
 
     @Test(arguments: 0..<4) func `random rings neither trap nor hang`(kind: Int) throws {
-        var random = SeededRandom(state: 0xD1CE_0000 + UInt64(kind))
+        var random = SeededRandom(state: 0xD1CE_0000 &+ UInt64(kind) &+ firstSeed)
         let device = Self.device(kind)
         let rig = try VirtioRig(device)
         for round in 0..<400 {
@@ -405,7 +405,7 @@ private final class HeldWorker: Worker {
         await withTaskGroup(of: Void.self) { group in
             for thread in 0..<3 {
                 group.addTask {
-                    var random = SeededRandom(state: 0xBEEF + UInt64(thread))
+                    var random = SeededRandom(state: 0xBEEF &+ UInt64(thread) &+ firstSeed)
                     for round in 0..<2000 {
                         let index = Int(random.next() % UInt64(count))
                         var queue = DriverQueue(memory: memory, size: 16, base: 0x10_0000 + UInt64(index) * 0x1_0000)
@@ -449,7 +449,7 @@ private final class HeldWorker: Worker {
     }
 
     @Test(arguments: 0..<4) func `random register accesses neither trap nor hang`(kind: Int) throws {
-        var random = SeededRandom(state: 0xACCE_5500 + UInt64(kind))
+        var random = SeededRandom(state: 0xACCE_5500 &+ UInt64(kind) &+ firstSeed)
         let rig = try VirtioRig(Self.device(kind))
         for round in 0..<20_000 {
             if round % 1000 == 0 {

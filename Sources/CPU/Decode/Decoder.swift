@@ -118,7 +118,7 @@ public struct Decoder {
             rex |= second & 0x80 != 0 ? 8 : 0
         }
         if map == 0 || map > 3 { return ranOut }
-        vvvv = (~second >> 3) & (is64 ? 15 : 7)
+        vvvv = (~second >> 3) & 15
         // Outside 64-bit mode W widens nothing, but some rows are told apart by it.
         if !is64 { rex &= 8 }
         vexL = second & 4 != 0
@@ -190,7 +190,8 @@ public struct Decoder {
         i.operandSize = sized(row.pointee.sizeRule, size, row.pointee.attributes)
         setPrefixes(row, &i)
         if segment != 0xFF { i.segment = segment }
-        if vex { i.extra = vvvv }
+        // Outside 64-bit mode its highest bit is ignored where it names a register (SDM 2A 2.3.5.6).
+        if vex { i.extra = is64 ? vvvv : vvvv & 7 }
         if let modRM {
             i.reg = ((modRM >> 3) & 7) | (rex & 4) << 1
             if modRM >= 0xC0 {
@@ -316,8 +317,9 @@ public struct Decoder {
         for n in 0..<4 where r.operand(n).place == .extra { usesVVVV = true }
         if !usesVVVV && vvvv != 0 { return false }
         for n in 0..<4 where r.operand(n) == .VSIBd || r.operand(n) == .VSIBq {
-            // Three different registers.
-            if i.reg == i.index || i.reg == vvvv || i.index == vvvv { return false }
+            // With a SIB byte, and three different registers.
+            if i.index == Instruction.none || i.addressSize == 2 { return false }
+            if i.reg == i.index || i.reg == i.extra || i.index == i.extra { return false }
         }
         return true
     }
@@ -345,9 +347,6 @@ public struct Decoder {
         } else if base == 5 && mod == 0 {
             hasBase = false
             if is64 { i.base = Instruction.rip }
-        } else if row.pointee.operands.1 == .VSIBd || row.pointee.operands.1 == .VSIBq {
-            // A gather needs a SIB byte: ask for more than there is, and refuse.
-            i.index = vvvv
         }
         if hasBase {
             i.base = base | (rex & 1) << 3

@@ -25,6 +25,9 @@ public enum InstructionTable {
     /// All mnemonics that rows name.
     public static var mnemonics: [String] { shared.mnemonics }
 
+    /// Words of the table that could not be read: none.
+    package static var complaints: [String] { shared.complaints }
+
     static let shared = Parsed()
 
     /// The table parsed and indexed.
@@ -32,6 +35,7 @@ public enum InstructionTable {
         let rows: UnsafeMutablePointer<InstructionRow>
         let count: Int
         let mnemonics: [String]
+        let complaints: [String]
         /// For each (VEX, prefix, map, opcode) where its candidates begin in `candidates`.
         let chains: UnsafeMutablePointer<UInt16>
         /// Row numbers, each chain ended by 0xFFFF; the first that fits counts.
@@ -46,6 +50,7 @@ public enum InstructionTable {
             parser.parse(InstructionTable.vectorRows, group: .sse)
             count = parser.rows.count
             mnemonics = parser.mnemonics
+            complaints = parser.complaints
             rows = .allocate(capacity: count)
             rows.initialize(from: parser.rows, count: count)
             chains = .allocate(capacity: 8192)

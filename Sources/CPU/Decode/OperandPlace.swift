@@ -1,13 +1,13 @@
 // Where an operand kind is encoded and how large it is.
 
 /// Where an operand is encoded.
-enum OperandPlace {
+package enum OperandPlace {
     case none, rm, reg, extra, opcodeRegister, accumulator, counter, one, dx, immediate, branch, far, offset, implied
 }
 
 extension OperandKind {
     /// Where it is encoded.
-    var place: OperandPlace {
+    package var place: OperandPlace {
         switch self {
         case .none: .none
         case .Eb, .Ew, .Ed, .Eq, .Ev, .Ey, .Rv, .Ry, .Rd, .M, .Mb, .Mw, .Md, .Mq, .Mdq, .Mqq, .Mp, .Ms, .Ma, .My, .Mt,

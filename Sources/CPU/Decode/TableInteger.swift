@@ -339,8 +339,8 @@ extension InstructionTable {
         CD INT Ib br
         CC INT3 - br
         F1 INT1 - br
-        0F.05 SYSCALL - br o64 +syscall
-        0F.07 SYSRET - br v o64 +syscall
+        0F.05 SYSCALL - br +syscall
+        0F.07 SYSRET - br v +syscall
         0F.34 SYSENTER - br v +sysenter
         0F.35 SYSEXIT - br v +sysenter
         FA CLI - end

@@ -161,15 +161,15 @@ extension InstructionTable {
         66.0F3A.15 PEXTRW Ew,Vdq,Ib wr +sse41
         66.0F3A.16 PEXTRD Ey,Vdq,Ib wr +sse41
         66.0F3A.17 EXTRACTPS Ed,Vdq,Ib wr +sse41
-        V66.0F3A.14 VPEXTRB Eb,Vdq,Ib wr L0 W0 +avx
-        V66.0F3A.15 VPEXTRW Ew,Vdq,Ib wr L0 W0 +avx
+        V66.0F3A.14 VPEXTRB Eb,Vdq,Ib wr L0 +avx
+        V66.0F3A.15 VPEXTRW Ew,Vdq,Ib wr L0 +avx
         V66.0F3A.16 VPEXTRD Ey,Vdq,Ib wr L0 W0 +avx
         V66.0F3A.16 VPEXTRQ Ey,Vdq,Ib wr L0 W1 o64 +avx
         V66.0F3A.17 VEXTRACTPS Ed,Vdq,Ib wr L0 +avx
         66.0F3A.20 PINSRB Vdq,Eb,Ib +sse41
         66.0F3A.21 INSERTPS Vdq,Wd,Ib +sse41
         66.0F3A.22 PINSRD Vdq,Ey,Ib +sse41
-        V66.0F3A.20 VPINSRB Vdq,Hdq,Eb,Ib L0 W0 +avx
+        V66.0F3A.20 VPINSRB Vdq,Hdq,Eb,Ib L0 +avx
         V66.0F3A.21 VINSERTPS Vdq,Hdq,Wd,Ib L0 +avx
         V66.0F3A.22 VPINSRD Vdq,Hdq,Ey,Ib L0 W0 +avx
         V66.0F3A.22 VPINSRQ Vdq,Hdq,Ey,Ib L0 W1 o64 +avx
@@ -391,10 +391,10 @@ extension InstructionTable {
         VNP.0F.77 VZEROALL - L1 +avx
         NP.0F.C4 PINSRW Pq,Ew,Ib op=mmx
         66.0F.C4 PINSRW Vdq,Ew,Ib +sse2
-        V66.0F.C4 VPINSRW Vdq,Hdq,Ew,Ib L0 W0 +avx
+        V66.0F.C4 VPINSRW Vdq,Hdq,Ew,Ib L0 +avx
         NP.0F.C5 PEXTRW Gd,Nq,Ib op=mmx
         66.0F.C5 PEXTRW Gd,Udq,Ib +sse2
-        V66.0F.C5 VPEXTRW Gd,Udq,Ib L0 W0 +avx
+        V66.0F.C5 VPEXTRW Gd,Udq,Ib L0 +avx
         F3.0F.D6 MOVQ2DQ Vdq,Nq op=mmx
         F2.0F.D6 MOVDQ2Q Pq,Uq op=mmx
         NP.0F.D7 PMOVMSKB Gd,Nq op=mmx

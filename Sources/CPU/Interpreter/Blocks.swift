@@ -257,5 +257,5 @@ extension VCPU {
     }
 
     /// Instructions of features that the CPU model lacks become invalid, or what older processors made of them.
-    private func prepare(_ i: UnsafeMutablePointer<Instruction>) {}
+    private func prepare(_ i: UnsafeMutablePointer<Instruction>) { applyModel(to: i) }
 }

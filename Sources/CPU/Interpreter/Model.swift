@@ -44,8 +44,8 @@ extension VCPU {
         let sub = UInt32(truncatingIfNeeded: gpr[1])
         if leaf == 1 && c & 1 << 26 != 0 && s.pointee.cr4 & 0x4_0000 != 0 { c |= 1 << 27 }
         if leaf == 7 && sub == 0 && c & 8 != 0 && s.pointee.cr4 & 0x40_0000 != 0 { c |= 16 }
-        if leaf == 0xD && sub == 0 { b = s.pointee.xcr0 & 4 != 0 ? 832 : 576 }
-        if leaf == 0xD && sub == 1 && a & 2 != 0 { b = s.pointee.xcr0 & 4 != 0 ? 832 : 576 }
+        if leaf == 0xD && sub == 0 { b = ExtendedState.standardSize(s.pointee.xcr0) }
+        if leaf == 0xD && sub == 1 && a & 2 != 0 { b = ExtendedState.compactedSize(s.pointee.xcr0) }
         gpr[0] = UInt64(a)
         gpr[3] = UInt64(b)
         gpr[1] = UInt64(c)
@@ -117,9 +117,10 @@ extension VCPU {
         s.pointee.monitor_address = linearAddress(Int(i.pointee.segment), offset)
     }
 
-    /// MWAIT: as HLT; a wakeup without cause is allowed.
+    /// MWAIT: as HLT; a wakeup without cause is allowed. There are no extensions (CPUID.05H:ECX is 0).
     private func monitorWait() throws(CPUException) {
         if s.pointee.cpl != 0 { throw .invalidOpcode }
+        if gpr[1] & 0xFFFF_FFFF != 0 { throw .generalProtection(0) }
         s.pointee.monitor_address = 0
         if s.pointee.rflags & 0x200 == 0 { return }
         s.pointee.exit_kind = ExitKind.halt.rawValue

@@ -58,8 +58,12 @@ extension VCPU {
         case 0xC001_0004...0xC001_0007, 0xC001_0000...0xC001_0003, 0xC001_0010, 0xC001_0015, 0xC001_001B, 0xC001_001F,
             0xC001_0055, 0xC001_0058, 0xC001_0061...0xC001_0064, 0xC001_0112...0xC001_0114, 0xC001_0117, 0xC001_0140,
             0xC001_0141, 0xC001_1020...0xC001_102F:
-            // LFENCE waits for what is before it.
-            return number == 0xC001_1029 ? 2 : 0
+            switch number {
+            // HWCR: the counter runs at the P0 state's rate. DE_CFG: LFENCE waits for what is before it.
+            case 0xC001_0015: return 1 << 24
+            case 0xC001_1029: return 2
+            default: return 0
+            }
         default: throw .generalProtection(0)
         }
     }

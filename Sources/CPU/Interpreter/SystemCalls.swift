@@ -13,29 +13,43 @@ extension VCPU {
         s.pointee.cpl = cpl
     }
 
-    /// SYSCALL, in 64-bit mode only.
+    /// Whether CPUID says AMD: there SYSCALL works outside 64-bit mode too, and SYSENTER not in long mode.
+    private var isAMD: Bool {
+        // EBX of leaf 0, the table's first row: "Auth".
+        guard let table = s.pointee.cpuid_table, s.pointee.cpuid_count > 0 else { return false }
+        return table[3] == 0x6874_7541
+    }
+
+    /// Whether SYSCALL and SYSRET exist in this mode (SDM 2B; APM 3, SYSCALL).
+    private var hasSystemCall: Bool {
+        s.pointee.efer & 1 != 0 && (s.pointee.code_size == 8 || (s.pointee.protected_mode != 0 && isAMD))
+    }
+
+    /// SYSCALL: to LSTAR from 64-bit mode, CSTAR from compatibility mode, STAR's low half in legacy mode.
     func systemCall(_ i: UnsafePointer<Instruction>) throws(CPUException) {
-        if s.pointee.code_size != 8 || s.pointee.efer & 1 == 0 { throw .invalidOpcode }
+        if !hasSystemCall { throw .invalidOpcode }
         let next = nextRIP(i)
         let flags = rflags
         let selector = UInt16(truncatingIfNeeded: s.pointee.star >> 32)
+        let fromLong = s.pointee.code_size == 8
+        let isLong = s.pointee.long_mode != 0
         gpr[1] = next
-        gpr[11] = flags & ~0x10000
-        rflags = flags & ~(s.pointee.sfmask | 0x10000)
-        setFlat(selector & 0xFFFC, (selector & 0xFFFC) &+ 8, cpl: 0, isLong: true)
-        s.pointee.rip = s.pointee.lstar
+        if isLong { gpr[11] = flags & ~0x10000 }
+        rflags = flags & ~(isLong ? s.pointee.sfmask | 0x10000 : 0x3_0200)
+        setFlat(selector & 0xFFFC, (selector & 0xFFFC) &+ 8, cpl: 0, isLong: isLong)
+        s.pointee.rip = fromLong ? s.pointee.lstar : isLong ? s.pointee.cstar : s.pointee.star & 0xFFFF_FFFF
         updateMode()
     }
 
-    /// SYSRET, in 64-bit mode only; with REX.W to 64-bit code, else to compatibility mode.
+    /// SYSRET; with REX.W to 64-bit code, else to 32-bit code.
     func systemReturn(_ i: UnsafePointer<Instruction>) throws(CPUException) {
-        if s.pointee.code_size != 8 || s.pointee.efer & 1 == 0 { throw .invalidOpcode }
+        if !hasSystemCall { throw .invalidOpcode }
         if s.pointee.cpl != 0 { throw .generalProtection(0) }
         let isLong = i.pointee.operandSize == 8
         let target = isLong ? gpr[1] : gpr[1] & 0xFFFF_FFFF
         if !isCanonical(target) { throw .generalProtection(0) }
         let selector = UInt16(truncatingIfNeeded: s.pointee.star >> 48)
-        rflags = gpr[11] & 0x3C_7FD7
+        rflags = s.pointee.long_mode != 0 ? gpr[11] & 0x3C_7FD7 : rflags | 0x200
         setFlat(isLong ? selector &+ 16 : selector, selector &+ 8, cpl: 3, isLong: isLong)
         s.pointee.rip = target
         updateMode()
@@ -46,6 +60,7 @@ extension VCPU {
         let selector = UInt16(truncatingIfNeeded: s.pointee.sysenter_cs)
         if s.pointee.protected_mode == 0 || isNull(selector) { throw .generalProtection(0) }
         let isLong = s.pointee.long_mode != 0
+        if isLong && isAMD { throw .invalidOpcode }
         s.pointee.rflags &= ~0x30200
         setFlat(selector & 0xFFFC, (selector & 0xFFFC) &+ 8, cpl: 0, isLong: isLong)
         gpr[4] = isLong ? s.pointee.sysenter_esp : s.pointee.sysenter_esp & 0xFFFF_FFFF
@@ -57,6 +72,7 @@ extension VCPU {
     func systemExit(_ i: UnsafePointer<Instruction>) throws(CPUException) {
         let selector = UInt16(truncatingIfNeeded: s.pointee.sysenter_cs) & 0xFFFC
         if s.pointee.protected_mode == 0 || isNull(selector) || s.pointee.cpl != 0 { throw .generalProtection(0) }
+        if s.pointee.long_mode != 0 && isAMD { throw .invalidOpcode }
         if i.pointee.operandSize == 8 {
             if s.pointee.long_mode == 0 { throw .invalidOpcode }
             if !isCanonical(gpr[1]) || !isCanonical(gpr[2]) { throw .generalProtection(0) }

@@ -59,6 +59,7 @@ public struct CPUModel: Sendable {
         FeatureBit(leaf: 1, register: 3, bit: 26, name: "sse2", feature: .sse2, needsHost: true),
         FeatureBit(leaf: 1, register: 2, bit: 0, name: "sse3", feature: .sse3, needsHost: true),
         FeatureBit(leaf: 1, register: 2, bit: 1, name: "pclmulqdq", feature: .pclmul, needsHost: true),
+        FeatureBit(leaf: 1, register: 2, bit: 3, name: "monitor", feature: .monitor),
         FeatureBit(leaf: 1, register: 2, bit: 9, name: "ssse3", feature: .ssse3, needsHost: true),
         FeatureBit(leaf: 1, register: 2, bit: 12, name: "fma", feature: .fma, needsHost: true),
         FeatureBit(leaf: 1, register: 2, bit: 13, name: "cx16", feature: .cx16, needsHost: true),
@@ -95,6 +96,7 @@ public struct CPUModel: Sendable {
         FeatureBit(leaf: 0xD, register: 0, bit: 0, name: "xsaveopt", feature: .xsaveopt),
         FeatureBit(leaf: 0xD, register: 0, bit: 1, name: "xsavec", feature: .xsavec),
         FeatureBit(leaf: 0xD, register: 0, bit: 2, name: "xgetbv1"),
+        FeatureBit(leaf: 0xD, register: 0, bit: 3, name: "xsaves", feature: .xsaves),
         FeatureBit(leaf: 0x8000_0001, register: 2, bit: 0, name: "lahf_lm"),
         FeatureBit(leaf: 0x8000_0001, register: 2, bit: 5, name: "abm", feature: .lzcnt, needsHost: true),
         FeatureBit(leaf: 0x8000_0001, register: 2, bit: 8, name: "3dnowprefetch"),
@@ -117,7 +119,7 @@ public struct CPUModel: Sendable {
     private static let server =
         v3 + [
             "aes", "pclmulqdq", "rdrand", "rdseed", "fsgsbase", "smep", "smap", "erms", "invpcid", "pcid", "adx",
-            "clflushopt", "xsavec", "3dnowprefetch", "pdpe1gb",
+            "clflushopt", "xsavec", "xsaves", "pku", "3dnowprefetch", "pdpe1gb", "monitor",
         ]
     private static let pentium3 = [
         "fpu", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "apic", "sep", "mtrr", "pge", "mca", "cmov", "pat",
@@ -156,8 +158,8 @@ public struct CPUModel: Sendable {
             "x2apic", "tsc_deadline_timer", "hypervisor", "pcid", "invpcid", "constant_tsc", "smap",
             "smep", "rdrand", "rdseed", "fsgsbase", "xgetbv1", "pdpe1gb", "erms", "clflushopt", "clwb", "rdtscp",
         ]
-        // PKU needs PKRU in the XSAVE area, which it isn't: Linux would fail to deliver signals.
-        let never: Set<String> = ["la57", "pku"]
+        // Waiting by MWAIT is no better than by HLT here, and costs an exit for MONITOR.
+        let never: Set<String> = ["la57", "monitor"]
         let names = bits.filter { !never.contains($0.name) && (hostHas($0) || always.contains($0.name)) }.map(\.name)
         let vendor = cpuid(0, 0)
         var text: [UInt8] = []
@@ -198,7 +200,7 @@ public struct CPUModel: Sendable {
         }
         self.features = features
         efer = (has.contains("syscall") ? 1 : 0) | (has.contains("lm") ? 0x500 : 0) | (has.contains("nx") ? 0x800 : 0)
-        xcr0 = has.contains("avx") ? 7 : 3
+        xcr0 = (has.contains("avx") ? 7 : 3) | (has.contains("pku") ? ExtendedState.pkru : 0)
         cr4 = Self.allowedCR4(has)
         cpuid = Self.leaves(words, has, vendor: vendor, signature: signature, brand: brand, xcr0: xcr0)
     }
@@ -228,15 +230,17 @@ public struct CPUModel: Sendable {
         let one = words[1] ?? [0, 0, 0, 0]
         // CLFLUSH line of 64 bytes, one logical processor.
         add(1, ~0, [signature, 0x0001_0800, one[2], one[3]])
+        if has.contains("monitor") { add(5, ~0, [64, 64, 0, 0]) }
         if highest >= 7 {
             let seven = words[7] ?? [0, 0, 0, 0]
             add(7, 0, [0, seven[1], seven[2], seven[3]])
         }
         if highest >= 0xD {
             let d = words[0xD] ?? [0, 0, 0, 0]
-            add(0xD, 0, [UInt32(xcr0), 576, xcr0 & 4 != 0 ? 832 : 576, 0])
+            add(0xD, 0, [UInt32(xcr0), 576, ExtendedState.standardSize(xcr0), 0])
             add(0xD, 1, [d[0], 0, 0, 0])
             if xcr0 & 4 != 0 { add(0xD, 2, [256, 576, 0, 0]) }
+            if xcr0 & ExtendedState.pkru != 0 { add(0xD, 9, [8, UInt32(ExtendedState.pkruOffset), 0, 0]) }
         }
         if has.contains("hypervisor") {
             add(0x4000_0000, ~0, [0x4000_0001, 0x4B4D_564B, 0x564B_4D56, 0x4D])

@@ -1,8 +1,30 @@
 // FXSAVE and the XSAVE family, LDMXCSR and STMXCSR (SDM 1 10.5 and chapter 13).
 //
 // The state block holds the standard form: legacy region 0-511, header 512-575, YMM high halves 576-831. All components
-// count as in use. Header: 512 XSTATE_BV, 520 XCOMP_BV (63 compacted). Components: 0 x87, 1 SSE, 2 AVX.
+// count as in use. Header: 512 XSTATE_BV, 520 XCOMP_BV (63 compacted). Components: 0 x87, 1 SSE, 2 AVX, 9 PKRU.
+// PKRU is no part of the block's area: it is a register of its own there.
 internal import CHost
+
+/// Where components lie in an XSAVE area (SDM 1 13.4.2, 13.4.3).
+enum ExtendedState {
+    /// PKRU's component, 9.
+    static var pkru: UInt64 { 1 << 9 }
+    /// Its place in the standard form, as CPUID.0D.9 tells.
+    static var pkruOffset: UInt64 { 832 }
+
+    /// Bytes of the standard form with these components.
+    static func standardSize(_ components: UInt64) -> UInt32 {
+        components & pkru != 0 ? 840 : components & 4 != 0 ? 832 : 576
+    }
+
+    /// Bytes of the compacted form with these components.
+    static func compactedSize(_ components: UInt64) -> UInt32 {
+        UInt32(compactedPKRU(components)) + (components & pkru != 0 ? 8 : 0)
+    }
+
+    /// PKRU's place in the compacted form with these components: after AVX's, if it is one of them.
+    static func compactedPKRU(_ components: UInt64) -> UInt64 { components & 4 != 0 ? 832 : 576 }
+}
 
 extension VCPU {
     /// Bits of MXCSR that exist.
@@ -127,7 +149,7 @@ extension VCPU {
         if supervisor && s.pointee.cpl != 0 { throw .generalProtection(0) }
         if s.pointee.cr0 & 8 != 0 { throw .deviceNotAvailable }
         let offset = try alignedAddress(i, 63)
-        let requested = (gpr[0] & 0xFFFF_FFFF) & s.pointee.xcr0 & 7
+        let requested = (gpr[0] & 0xFFFF_FFFF) & s.pointee.xcr0
         let segment = Int(i.pointee.segment)
         let wide = i.pointee.prefixes.contains(.wide)
         switch operation {
@@ -141,7 +163,9 @@ extension VCPU {
     private func xsave(_ segment: Int, _ offset: UInt64, _ requested: UInt64, compacted: Bool, wide: Bool)
         throws(CPUException)
     {
-        try probeArea(segment, offset, requested & 4 != 0 ? 832 : 576)
+        try probeArea(
+            segment, offset,
+            Int(compacted ? ExtendedState.compactedSize(requested) : ExtendedState.standardSize(requested)))
         let old: UInt64 = compacted ? 0 : try load(segment, offset &+ 512)
         if requested & 1 != 0 {
             try storeX87Header(segment, offset, wide: wide)
@@ -150,6 +174,10 @@ extension VCPU {
         if requested & (compacted ? 2 : 6) != 0 { try storeMXCSR(segment, offset) }
         if requested & 2 != 0 { try storeRange(segment, offset, from: 160, to: 160, 16 &* vectorCount) }
         if requested & 4 != 0 { try storeRange(segment, offset, from: 576, to: 576, 16 &* vectorCount) }
+        if requested & ExtendedState.pkru != 0 {
+            let place = compacted ? ExtendedState.compactedPKRU(requested) : ExtendedState.pkruOffset
+            try store(segment, offset &+ place, UInt64(s.pointee.pkru))
+        }
         try store(segment, offset &+ 512, (old & ~requested) | requested)
         if compacted { try store(segment, offset &+ 520, requested | 1 << 63) }
     }
@@ -170,6 +198,12 @@ extension VCPU {
             if load & 1 != 0 { try loadRange(segment, offset &+ 32, image, at: 32, 128) }
             if load & 2 != 0 { try loadRange(segment, offset &+ 160, image, at: 160, 16 &* vectorCount) }
             if load & 4 != 0 { try loadRange(segment, offset &+ 576, image, at: 576, 16 &* vectorCount) }
+            var pkru: UInt64 = 0
+            if load & ExtendedState.pkru != 0 {
+                let place = compacted ? ExtendedState.compactedPKRU(image[65]) : ExtendedState.pkruOffset
+                pkru = try self.load(segment, offset &+ place)
+            }
+            if requested & ExtendedState.pkru != 0 { setPKRU(UInt32(truncatingIfNeeded: pkru)) }
             if load & 1 != 0 {
                 takeX87(image, wide: wide)
             } else if requested & 1 != 0 {

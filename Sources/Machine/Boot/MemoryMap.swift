@@ -53,6 +53,17 @@ package struct MemoryMapEntry: Equatable, Sendable {
     /// First address beyond it.
     package var end: UInt64 { start + length }
 
+    /// The entries as INT 15h AX=E820h and fw_cfg's `etc/e820` lay them out: 20 bytes each.
+    package static func bytes(_ map: [MemoryMapEntry]) -> [UInt8] {
+        var bytes: [UInt8] = []
+        for entry in map {
+            bytes.append(little: entry.start)
+            bytes.append(little: entry.length)
+            bytes.append(little: entry.type)
+        }
+        return bytes
+    }
+
     /// The whole map of a machine with so much RAM.
     package static func map(ramSize: UInt64) -> [MemoryMapEntry] {
         var map: [MemoryMapEntry] = []

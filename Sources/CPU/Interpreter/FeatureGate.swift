@@ -1,0 +1,16 @@
+// What a processor model makes of instructions that it doesn't have.
+internal import CHost
+
+extension VCPU {
+    /// Turns an instruction of a feature that the model lacks into what processors without it execute: #UD, or the older
+    /// instruction that the prefix doesn't change (SDM 2A, TZCNT and LZCNT).
+    func applyModel(to i: UnsafeMutablePointer<Instruction>) {
+        let feature = InstructionTable.row(i.pointee.row).feature
+        if s.pointee.features & (1 << UInt64(feature.rawValue)) != 0 { return }
+        switch i.pointee.operation {
+        case .tzcnt: i.pointee.operation = .bsf
+        case .lzcnt: i.pointee.operation = .bsr
+        default: i.pointee.operation = .invalid
+        }
+    }
+}
