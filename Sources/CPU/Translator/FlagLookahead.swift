@@ -30,6 +30,7 @@ extension VCPU {
             let result = Decoder.decode(
                 bytes + place, available: 4096 - place, codeSize: s.pointee.code_size, into: &instruction)
             guard result == .ok else { return .all }
+            applyModel(to: &instruction)
             let use = FlagUse.of(&instruction)
             let ends = InstructionTable.row(instruction.row).attributes.contains(.endsBlock)
             if ends || !use.reads.intersection(unwritten).isEmpty { return .all }
