@@ -19,6 +19,7 @@ extension VCPU {
         let next = nextRIP(i)
         let flags = rflags
         let selector = UInt16(truncatingIfNeeded: s.pointee.star >> 32)
+        s.pointee.system_calls &+= 1
         gpr[1] = next
         gpr[11] = flags & ~0x10000
         rflags = flags & ~(s.pointee.sfmask | 0x10000)
@@ -39,6 +40,7 @@ extension VCPU {
         setFlat(isLong ? selector &+ 16 : selector, selector &+ 8, cpl: 3, isLong: isLong)
         s.pointee.rip = target
         updateMode()
+        if s.pointee.direct_armed != 0 { directWish() }
     }
 
     /// SYSENTER.

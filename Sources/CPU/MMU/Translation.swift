@@ -306,6 +306,7 @@ extension VCPU {
         s.pointee.next_address_space = 1
         flushCode()
         unchainPages()
+        if s.pointee.direct != nil { directFlush(page: nil) }
         for n in 0..<16 { roost_pcid_tag_at(s, n).pointee = 0 }
     }
 
@@ -344,6 +345,7 @@ extension VCPU {
             s.pointee.next_address_space = next
             s.pointee.address_space = next
             enteredAddressSpace()
+            if s.pointee.direct != nil { directFlushAddressSpace() }
         }
     }
 
@@ -358,6 +360,7 @@ extension VCPU {
 
     /// INVLPG: forgets one page, in every address space.
     package func flushPage(_ linear: UInt64) {
+        if s.pointee.direct != nil { directFlush(page: linear) }
         let isHuge = s.pointee.huge_pages & (1 &<< ((linear >> 30) & 63)) != 0
         let isLarge = s.pointee.large_pages & (1 &<< ((linear >> 22) & 63)) != 0
         flushCode(at: linear, isLarge: isHuge || isLarge)
