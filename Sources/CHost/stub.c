@@ -201,3 +201,16 @@ int roost_stub_signal(int pid, int32_t *code, uint64_t *address) {
 }
 
 void roost_stub_kick(int pidfd) { syscall(SYS_pidfd_send_signal, pidfd, SIGUSR1, NULL, 0); }
+
+int roost_current_processor(void) { return sched_getcpu(); }
+
+int roost_stub_pin(int pid, int processor) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (processor >= 0 && processor < CPU_SETSIZE) {
+        CPU_SET(processor, &set);
+    } else if (sched_getaffinity(0, sizeof set, &set)) {
+        return errno;
+    }
+    return sched_setaffinity(pid, sizeof set, &set) ? errno : 0;
+}

@@ -45,6 +45,7 @@ public final class StubProcess: @unchecked Sendable {
     private let control: UnsafeMutableRawPointer
     private var initial = user_regs_struct()
     private var processor: Int32 = -1
+    private var sinceFree: UInt32 = 0
 
     /// Starts a stub over a memfd.
     public init(memory: Int32) throws(HostError) {
@@ -97,6 +98,22 @@ public final class StubProcess: @unchecked Sendable {
     @inline(__always)
     public func unmap(_ n: Int, at address: UInt64, length: UInt64) {
         list[n] = roost_stub_call(number: UInt64(ROOST_STUB_UNMAP), arguments: (address, length, 0, 0, 0, 0))
+    }
+
+    /// Brings it to the processor that this thread is on: a wake-up across processors takes several times as long.
+    ///
+    /// Every 64th time it may run anywhere, so that the host can move the two of them to an idle processor.
+    @inline(__always)
+    public func follow() {
+        let now = roost_current_processor()
+        sinceFree &+= 1
+        if sinceFree & 63 == 0 {
+            processor = -1
+            _ = roost_stub_pin(stub.pid, -1)
+        } else if now != processor {
+            processor = now
+            _ = roost_stub_pin(stub.pid, now)
+        }
     }
 
     /// Makes the first `count` calls of the list; false: one failed, the stub may be gone.

@@ -41,6 +41,9 @@ int roost_stub_resume(int pid, int emulate);
 int roost_stub_wait(int pid);
 // si_code and si_addr of the signal that stopped it.
 int roost_stub_signal(int pid, int32_t *code, uint64_t *address);
+// The calling thread's processor; where a stub may run, -1: where the calling thread may.
+int roost_current_processor(void);
+int roost_stub_pin(int pid, int processor);
 // Stops a stub from any thread.
 void roost_stub_kick(int pidfd);
 #endif

@@ -6,11 +6,12 @@
 //
 // | bytes | instruction | shows |
 // |---|---|---|
-// | 0F 00 | SLDT STR VERR VERW | descriptors |
-// | 0F 01 | SGDT SIDT SMSW XGETBV RDTSCP WRPKRU MONITORX VMMCALL … | tables, CR0, features, time |
+// | 0F 00 /0 /1 /4 /5 | SLDT STR VERR VERW | descriptors |
+// | 0F 01 /0 /1 /4 | SGDT SIDT SMSW | tables, CR0 |
+// | 0F 01 C1 CF D0 D7 D9 EE EF F9…FC | VMCALL, XGETBV, ENCLU, VMMCALL, PKRU, RDTSCP, MONITORX, CLZERO … | features, time |
 // | 0F 02, 0F 03 | LAR LSL | descriptors; the processor's number |
 // | 0F 31 | RDTSC | time |
-// | 0F 34, 0F 05 with another opcode size | SYSENTER | loses RIP in the host's entry |
+// | 0F 34 | SYSENTER | loses RIP in the host's entry |
 // | 0F A2 | CPUID | the model |
 // | 0F C7 /6 /7 | RDRAND RDSEED RDPID | features, the processor's number |
 internal import CHost
@@ -22,7 +23,14 @@ enum CodeScan {
     @inline(__always)
     static func isForbidden(_ second: UInt8, _ third: UInt8) -> Bool {
         switch second {
-        case 0x00, 0x01, 0x02, 0x03, 0x31, 0x34, 0xA2: true
+        case 0x02, 0x03, 0x31, 0x34, 0xA2: true
+        case 0x00: third & 0x10 == 0
+        case 0x01:
+            switch third {
+            case 0xC1, 0xCF, 0xD0, 0xD7, 0xD9, 0xE0...0xE7, 0xEE, 0xEF, 0xF9...0xFC: true
+            case 0xC0...0xFF: false
+            default: third & 0x38 == 0 || third & 0x38 == 8 || third & 0x38 == 0x20
+            }
         case 0xC7: third & 0x30 == 0x30 && third >= 0xC0
         default: false
         }
@@ -39,7 +47,7 @@ enum CodeScan {
             let third: UInt8? = n + 2 < 4096 ? bytes[n + 2] : next?[n + 2 - 4096]
             // The page's last byte is an escape and nobody knows what follows.
             guard let second, let third else {
-                if n + 1 < 4096 && !isForbidden(bytes[n + 1], 0xF0) {
+                if n + 1 < 4096 && !isForbidden(bytes[n + 1], 0xFA) && !isForbidden(bytes[n + 1], 0) {
                     n += 1
                     continue
                 }

@@ -55,9 +55,10 @@ extension DirectExecution {
         let s = v.s
         var spent = roost_read_tsc()
         while true {
+            stub.follow()
             let tables = GuestTables(s)
             guard !tables.isPresent(StubProcess.address, pages: Int(StubProcess.size >> 12)),
-                space.update(tables, states)
+                space.update(tables, states, lastFault: s.pointee.cr2)
             else {
                 abandon(space)
                 return .goOn
@@ -85,11 +86,18 @@ extension DirectExecution {
             space.policy.charge(run: run, overhead: entered &- spent)
             spent = left
             let outcome = handle(stop, space, stub)
-            if let outcome { return outcome }
             if !space.policy.mayRun && mode != .always {
                 counts.suspensions += 1
                 updateArmed()
-                return .goOn
+                return outcome ?? .goOn
+            }
+            if space.isFull {
+                space.dropStub()
+                return outcome ?? again()
+            }
+            if let outcome {
+                space.policy.entered(kernelAfter: run)
+                return outcome
             }
             if !v.mayRunDirectly { return .goOn }
             if roost_attention(s) & (ROOST_ATTENTION_KICK | ROOST_ATTENTION_INTERRUPT) != 0 { return again() }
@@ -293,6 +301,8 @@ extension DirectExecution {
         count(.fill)
         return nil
     }
+
+    // MARK: Code for the translator
 
     /// Code that must not run natively: by the interpreter until it has left its page.
     private func runAway(from page: UInt64) -> DirectOutcome? {

@@ -182,6 +182,16 @@ public final class DirectExecution {
         return false
     }
 
+    /// Whether to go on directly from a return to user mode.
+    func wantsReturn() -> Bool {
+        if mode == .always { return unavailable == nil }
+        let root = root
+        for space in spaces where space.root == root && space.policy.seen >= ticksWanted {
+            return space.policy.takesReturn()
+        }
+        return false
+    }
+
     /// An interrupt came while user code ran.
     func tick() {
         if unavailable != nil || mode == .always { return }
@@ -268,7 +278,7 @@ extension VCPU {
     @inline(never)
     func directWish() {
         if s.pointee.cpl != 3 || s.pointee.code_size != 8 { return }
-        if let execution, execution.wants() { roost_attention_set(s, ROOST_ATTENTION_DIRECT) }
+        if let execution, execution.wantsReturn() { roost_attention_set(s, ROOST_ATTENTION_DIRECT) }
     }
 
     /// Runs user code directly as long as that works.

@@ -41,6 +41,7 @@ final class UserSpace {
     private var staleRegions: [UInt64] = []
     /// Where a page fault was raised: it will be mapped by the next entry.
     var faultAddress: UInt64?
+    private var knownFault: UInt64 = 0
     /// The stub's extended state is not what `stub.extended` says.
     var mustLoadExtended = true
     private(set) var regions: [UserRegion] = []
@@ -50,6 +51,8 @@ final class UserSpace {
     private var mappings = 0
     private(set) var pagesMapped: UInt64 = 0
     private(set) var failed = false
+    /// The stub has so many mappings that it is to be made anew.
+    private(set) var isFull = false
 
     init(root: UInt64) { self.root = root }
 
@@ -62,7 +65,7 @@ final class UserSpace {
         regions = []
         index = [:]
         staleRegions = []
-        (isStale, holdsHugePieces, failed, mustLoadExtended) = (false, false, false, true)
+        (isStale, holdsHugePieces, failed, isFull, mustLoadExtended) = (false, false, false, false, true)
         (calls, mappings, faultAddress) = (0, 0, nil)
     }
 
@@ -99,7 +102,7 @@ final class UserSpace {
     // MARK: Looking at mappings again
 
     /// Brings the stub up to date with the guest's page tables and the pages' states; false: the stub is of no use.
-    func update(_ tables: GuestTables, _ states: borrowing PageStates) -> Bool {
+    func update(_ tables: GuestTables, _ states: borrowing PageStates, lastFault: UInt64) -> Bool {
         if isStale {
             isStale = false
             staleRegions.removeAll(keepingCapacity: true)
@@ -112,6 +115,10 @@ final class UserSpace {
         if let address = faultAddress {
             faultAddress = nil
             map(address, tables, states, .none)
+        } else if record(of: lastFault) == 0 && lastFault != knownFault {
+            // A page fault that was raised and served while the translator ran.
+            knownFault = lastFault
+            map(lastFault, tables, states, .none)
         }
         // Two rounds at most: the first may turn pages from data to code, never back.
         var rounds = 0
@@ -127,13 +134,14 @@ final class UserSpace {
     func map(_ linear: UInt64, _ tables: GuestTables, _ states: borrowing PageStates, _ demand: PageDemand) {
         guard linear < StubProcess.limit, linear &- StubProcess.address >= StubProcess.size else { return }
         guard let region = region(at: linear) else {
-            failed = true
+            isFull = true
             return
         }
         synchronize(
             region, tables, states, onlyRecorded: false, demanded: Int((linear >> 12) & 511), demand)
     }
 
+    /// Makes the stub agree with the guest's tables on 2 MiB, or on what is recorded of them.
     private func synchronize(
         _ region: UserRegion, _ tables: GuestTables, _ states: borrowing PageStates, onlyRecorded: Bool,
         demanded: Int = -1, _ demand: PageDemand = .none
@@ -187,7 +195,7 @@ final class UserSpace {
                 writable: run.value & Self.writable != 0, executable: run.value & Self.executable != 0)
             pagesMapped &+= UInt64(run.count)
             mappings += 1
-            if mappings > Self.mostMappings { failed = true }
+            if mappings > Self.mostMappings { isFull = true }
         }
         calls += 1
     }

@@ -4,14 +4,15 @@
 
 /// The account of one address space: runs earn, ways in and out cost.
 struct UserSpacePolicy {
-    /// A run earns a sixteenth of its time: ways in and out may take so much of it.
-    static let share: UInt64 = 16
+    /// A run earns an eighth of its time: ways in and out may take so much of it. Translated code takes longer by more
+    /// than that, but for the simplest loops.
+    static let share: UInt64 = 8
     /// Ways out that a new account can pay: for the stub and its first mappings.
     private static let start: Int64 = 300
     /// The same after each time it was overdrawn.
     private static let restart: Int64 = 40
     private static let most: Int64 = 1000
-    private static let longestPause: UInt64 = 512
+    private static let longestPause: UInt64 = 32
 
     /// Counts that one way in and out takes, measured.
     var cost: Int64 = 30_000
@@ -21,6 +22,9 @@ struct UserSpacePolicy {
     private var pauses: UInt64 = 4
     /// Looks at interrupts in user mode to be let pass before the next trial.
     private(set) var pause: UInt64 = 0
+    /// Returns to user mode to be let pass before the next way in.
+    private var skip = 0
+    private var nextSkip = 0
     /// Interrupts in a row that found this space in user mode.
     var seen = 0
 
@@ -32,6 +36,21 @@ struct UserSpacePolicy {
         if isOpen { return }
         isOpen = true
         balance = Self.start * cost
+    }
+
+    /// The guest has entered its kernel by itself after a run: soon after it, that many returns from it are let pass.
+    mutating func entered(kernelAfter run: UInt64) {
+        nextSkip = run < 4 * UInt64(truncatingIfNeeded: max(cost, 1)) ? min(nextSkip * 2 + 1, 63) : 0
+        skip = nextSkip
+    }
+
+    /// Whether a return to user mode is one to run directly from.
+    mutating func takesReturn() -> Bool {
+        if skip > 0 {
+            skip -= 1
+            return false
+        }
+        return mayRun
     }
 
     /// A run of some counts, and the counts that were spent around it.
@@ -56,6 +75,7 @@ struct UserSpacePolicy {
     /// An interrupt found the space in user mode.
     mutating func tick() {
         seen = min(seen + 1, 1 << 20)
+        skip = 0
         if pause > 0 { pause -= 1 }
     }
 }
