@@ -296,7 +296,7 @@ extension DirectExecution {
         space.map(address, GuestTables(s), states, demand)
         if isFetch && space.record(of: address) & UserSpace.executable == 0 {
             count(.code)
-            return runAway(from: address >> 12)
+            return runAway(from: address >> 12, space)
         }
         count(.fill)
         return nil
@@ -304,15 +304,16 @@ extension DirectExecution {
 
     // MARK: Code for the translator
 
-    /// Code that must not run natively: by the interpreter until it has left its page.
-    private func runAway(from page: UInt64) -> DirectOutcome? {
+    /// Code that must not run natively: a short way through it by the interpreter, else all of it by the translator.
+    private func runAway(from page: UInt64, _ space: UserSpace) -> DirectOutcome? {
         let s = v.s
-        for _ in 0..<400 {
+        for _ in 0..<24 {
             if s.pointee.cpl != 3 || s.pointee.code_size != 8 || roost_attention(s) & 3 != 0 { return .goOn }
             if s.pointee.rip >> 12 != page { return nil }
             if s.pointee.interrupt_shadow != 0 || s.pointee.rflags & 0x100 != 0 { return .goOn }
             if !v.runBlock() { return .exit }
         }
+        space.noteForeign(page)
         return .goOn
     }
 }

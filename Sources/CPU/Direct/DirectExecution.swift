@@ -187,7 +187,7 @@ public final class DirectExecution {
         if mode == .always { return unavailable == nil }
         let root = root
         for space in spaces where space.root == root && space.policy.seen >= ticksWanted {
-            return space.policy.takesReturn()
+            return space.policy.takesReturn() && !space.isForeign(v.s.pointee.rip >> 12)
         }
         return false
     }

@@ -80,10 +80,9 @@ struct PageStates: ~Copyable {
 
     /// From code to data: no engine knows it as code any more.
     private func becomeData(_ page: Int) {
-        if flags[page] & Self.runs != 0 { v.s.pointee.direct_generation &+= 1 }
-        roost_increment(v.s.pointee.code_versions + page)
-        v.blocks.pointee.chunks[page] = 0
-        flags[page] = (flags[page] & ~(Self.code | Self.runs)) | Self.data | PageFlags.dirty.rawValue
+        v.blocks.pointee.chunks[page] = ~0
+        v.codeWritten(UInt64(page) << 12, 4096)
+        flags[page] |= Self.data | PageFlags.dirty.rawValue
     }
 
     private func mayRun(_ page: Int, _ following: UInt64?, _ demand: PageDemand) -> Bool {

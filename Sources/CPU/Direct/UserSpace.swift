@@ -42,6 +42,9 @@ final class UserSpace {
     /// Where a page fault was raised: it will be mapped by the next entry.
     var faultAddress: UInt64?
     private var knownFault: UInt64 = 0
+    /// Pages of code for the translator that execution has come to lately.
+    private var foreign = [UInt64](repeating: ~0, count: 8)
+    private var nextForeign = 0
     /// The stub's extended state is not what `stub.extended` says.
     var mustLoadExtended = true
     private(set) var regions: [UserRegion] = []
@@ -99,12 +102,23 @@ final class UserSpace {
         return regions[known].pages[Int((linear >> 12) & 511)]
     }
 
+    /// Notes that a linear page's code is the translator's.
+    func noteForeign(_ page: UInt64) {
+        if isForeign(page) { return }
+        foreign[nextForeign & 7] = page
+        nextForeign &+= 1
+    }
+
+    /// Whether it is known to be.
+    func isForeign(_ page: UInt64) -> Bool { foreign.contains(page) }
+
     // MARK: Looking at mappings again
 
     /// Brings the stub up to date with the guest's page tables and the pages' states; false: the stub is of no use.
     func update(_ tables: GuestTables, _ states: borrowing PageStates, lastFault: UInt64) -> Bool {
         if isStale {
             isStale = false
+            for n in 0..<8 { foreign[n] = ~0 }
             staleRegions.removeAll(keepingCapacity: true)
             generation = states.generation
             for region in regions { synchronize(region, tables, states, onlyRecorded: true) }

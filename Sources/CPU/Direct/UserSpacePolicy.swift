@@ -11,7 +11,7 @@ struct UserSpacePolicy {
     private static let start: Int64 = 300
     /// The same after each time it was overdrawn.
     private static let restart: Int64 = 40
-    private static let most: Int64 = 1000
+    private static let most: Int64 = 400
     private static let longestPause: UInt64 = 32
 
     /// Counts that one way in and out takes, measured.
@@ -40,7 +40,7 @@ struct UserSpacePolicy {
 
     /// The guest has entered its kernel by itself after a run: soon after it, that many returns from it are let pass.
     mutating func entered(kernelAfter run: UInt64) {
-        nextSkip = run < 4 * UInt64(truncatingIfNeeded: max(cost, 1)) ? min(nextSkip * 2 + 1, 63) : 0
+        nextSkip = run < 4 * UInt64(truncatingIfNeeded: max(cost, 1)) ? min(nextSkip * 2 + 1, 1023) : 0
         skip = nextSkip
     }
 
