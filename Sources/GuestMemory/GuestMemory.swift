@@ -40,6 +40,10 @@ public struct PageFlags: OptionSet, Sendable {
     public static let dirty = PageFlags(rawValue: 2)
     /// Not writable by the guest (ROM); writes are dropped.
     public static let readOnly = PageFlags(rawValue: 4)
+    /// User code that runs directly may write to the page: no engine holds code from it.
+    public static let directWritable = PageFlags(rawValue: 8)
+    /// User code that runs directly may execute the page: marked `.code` too, and not writable for such code.
+    public static let directExecutable = PageFlags(rawValue: 16)
 }
 
 /// One contiguous range of RAM or ROM.
@@ -69,6 +73,8 @@ public final class GuestMemory: @unchecked Sendable {
 
     private let shared: SharedMemory
     private var codeObserver: (@Sendable (UInt64) -> Void)?
+    /// Raised by every write of a device to a page that is `.directExecutable`.
+    public let directChanges: UnsafeMutablePointer<UInt32>
     /// RAM and ROM, by address, not overlapping.
     public private(set) var regions: [MemoryRegion]
     /// Bytes of RAM.
@@ -105,6 +111,8 @@ public final class GuestMemory: @unchecked Sendable {
             versions != MAP_FAILED
         else { throw HostError.last("allocate code versions") }
         codeVersions = versions.assumingMemoryBound(to: UInt32.self)
+        directChanges = .allocate(capacity: 1)
+        directChanges.initialize(to: 0)
         regions = [MemoryRegion(start: GuestPhysicalAddress(0), length: low, kind: .ram)]
         if high > 0 {
             regions.append(MemoryRegion(start: GuestPhysicalAddress(Self.highStart), length: high, kind: .ram))
@@ -114,6 +122,7 @@ public final class GuestMemory: @unchecked Sendable {
     deinit {
         munmap(pageFlags, Int(limit / Self.pageSize))
         munmap(codeVersions, Int(limit / Self.pageSize) * 4)
+        directChanges.deallocate()
     }
 
     /// Puts ROM in a hole (set-up only): page-aligned, inside the first 4 GiB, 16 MiB in all.
@@ -176,12 +185,15 @@ public final class GuestMemory: @unchecked Sendable {
                 roost_increment(codeVersions + Int(page))
                 codeObserver?(page)
             }
+            if old & PageFlags.directExecutable.rawValue != 0 { roost_increment(directChanges) }
         }
     }
 
     /// Has `observer` told of every page marked `.code` that is written from outside the CPU, on the thread that does it
     /// (set-up only).
     public func onCodeWritten(_ observer: @escaping @Sendable (UInt64) -> Void) { codeObserver = observer }
+    /// The memfd behind RAM: guest-physical addresses below `holeStart`, then those from `highStart` on.
+    public var descriptor: Int32 { shared.descriptor }
 
     /// Loads a value (little-endian, any alignment; one host load where aligned).
     public func load<T: FixedWidthInteger & BitwiseCopyable>(_ address: GuestPhysicalAddress, as type: T.Type = T.self)

@@ -40,7 +40,9 @@ extension Processor {
                 var settings = Translator.Settings()
                 settings.codeCache = Int(min(configuration.codeCache, 512 << 20))
                 settings.counts = configuration.countsInstructions
-                return try Translator(cpu: cpu, memory: memory, settings: settings)
+                let translator = try Translator(cpu: cpu, memory: memory, settings: settings)
+                if let mode = configuration.userMode.direct { runUserCodeDirectly(mode) }
+                return translator
             } catch {
                 throw MachineError(.host, "cannot make room for translated code: \(error)")
             }

@@ -1,4 +1,5 @@
 // What a machine is made of, as the user says it.
+internal import CPU
 
 /// What to print about a running machine.
 public struct TraceOptions: OptionSet, Sendable {
@@ -69,6 +70,8 @@ public struct MachineConfiguration: Sendable {
     public var codeCache: UInt64 = 32 << 20
     /// Whether translated code counts its instructions (the interpreter always does).
     public var countsInstructions = false
+    /// How user code runs under the translator.
+    public var userMode: UserMode = .auto
     /// Number of processors; 1.
     public var processors = 1
     /// Bytes of RAM.
@@ -153,4 +156,22 @@ public enum EngineKind: String, Sendable, CaseIterable {
     case interpreter
     /// Translates 64-bit code to host code; leaves the rest to the interpreter.
     case translator
+}
+
+/// How the guest's user code runs under the translator.
+public enum UserMode: String, Sendable, CaseIterable {
+    /// Natively in a process of its own where that pays, else translated.
+    case auto
+    /// Translated.
+    case translate
+    /// Natively from the first instruction on: for tests, slow.
+    case always
+
+    var direct: DirectMode? {
+        switch self {
+        case .auto: .automatic
+        case .translate: nil
+        case .always: .always
+        }
+    }
 }

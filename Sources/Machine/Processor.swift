@@ -33,6 +33,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
     private var sinceSample = 0
     private var events = EventRing()
     private let trace: TraceOptions
+    private var direct: DirectExecution?
     /// Counts so far; complete when `run` has returned.
     package private(set) var statistics = RunStatistics()
     private var exitCounts = [UInt64](repeating: 0, count: VMExit.kindNames.count)
@@ -67,6 +68,9 @@ package final class Processor: PowerControl, @unchecked Sendable {
         }
     }
 
+    /// Lets user code run outside the engine.
+    func runUserCodeDirectly(_ mode: DirectMode) { direct = DirectExecution(cpu: cpu, memory: memory, mode: mode) }
+
     /// The handle on its state.
     package var vcpu: VCPU { cpu.vcpu }
 
@@ -75,6 +79,8 @@ package final class Processor: PowerControl, @unchecked Sendable {
     private func kick(_ bits: UInt32) {
         // SAFETY: the attention word is atomic and lives as long as `cpu`.
         unsafe roost_attention_set(cpu.state, bits)
+        let running = unsafe roost_direct_running(cpu.state)
+        if running != 0 { StubProcess.kick(running - 1) }
         wake.raise()
     }
 
@@ -274,6 +280,9 @@ package final class Processor: PowerControl, @unchecked Sendable {
         unsafe statistics.tlbMisses = state.pointee.tlb_misses
         unsafe statistics.pageWalks = state.pointee.page_walks
         unsafe statistics.exceptions = state.pointee.exceptions
+        direct?.stop()
+        statistics.direct = direct?.statistics
+        statistics.tscFrequency = frequency
         statistics.elapsed &+= door.now &- started
         engine?.report(to: &statistics)
         for (kind, count) in exitCounts.enumerated() where count > 0 {

@@ -1,5 +1,5 @@
 // What `--stats` prints, and the last events for the report of a triple fault.
-internal import CPU
+public import CPU
 
 /// Counts of one run.
 public struct RunStatistics: Sendable, Codable, Equatable {
@@ -34,6 +34,11 @@ public struct RunStatistics: Sendable, Codable, Equatable {
     /// Times the guest was started again.
     public var resets: UInt64 = 0
 
+    /// What ran directly; nil: nothing could.
+    public var direct: DirectStatistics?
+    /// Ticks a second of the time-stamp counter.
+    public var tscFrequency: UInt64 = 0
+
     /// An empty count.
     public init() {}
 
@@ -53,6 +58,17 @@ public struct RunStatistics: Sendable, Codable, Equatable {
             "TLB misses    \(tlbMisses), page walks \(pageWalks)",
             "exceptions    \(exceptions), interrupts \(interrupts), resets \(resets)",
         ]
+        if let direct {
+            if let reason = direct.unavailable { lines.append("direct        off: \(reason)") }
+            let ticks = direct.ticks.multipliedFullWidth(by: 1_000_000_000)
+            let time = tscFrequency > ticks.high ? tscFrequency.dividingFullWidth(ticks).quotient : 0
+            lines.append(
+                "direct        entries \(direct.entries), \(seconds(time)), pages \(direct.pagesMapped), "
+                    + "stubs \(direct.stubs), flips \(direct.flips), suspensions \(direct.suspensions)")
+            for (name, count) in direct.leaves.sorted(by: { ($1.value, $0.key) < ($0.value, $1.key) }) {
+                lines.append("direct leaves \(name) \(count)")
+            }
+        }
         for (name, count) in exits.sorted(by: { ($1.value, $0.key) < ($0.value, $1.key) }) {
             lines.append("exits         \(name) \(count)")
         }

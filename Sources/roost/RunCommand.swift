@@ -23,6 +23,9 @@ struct RunCommand: ParsableCommand {
     @Option(help: "Memory for translated code, at least 1M.")
     var codeCache: MemorySize = MemorySize(bytes: 32 << 20)
 
+    @Option(help: "How user code runs under the translator: natively where that pays (auto), or translated.")
+    var userMode: UserMode = .auto
+
     @Option(help: "The processor's model (default: what the host has, without AVX-512).")
     var cpu: String?
 
@@ -104,6 +107,7 @@ struct RunCommand: ParsableCommand {
         configuration.engine = engine
         configuration.codeCache = codeCache.bytes
         configuration.countsInstructions = stats || json
+        configuration.userMode = userMode
         configuration.processors = cpus
         configuration.memory = memory.bytes
         configuration.disks = disks
@@ -135,6 +139,10 @@ struct RunCommand: ParsableCommand {
 }
 
 extension EngineKind: ExpressibleByArgument {}
+extension UserMode: ExpressibleByArgument {
+    /// `always` is for tests.
+    static var allValueStrings: [String] { ["auto", "translate"] }
+}
 
 /// A size such as 512M.
 struct MemorySize: ExpressibleByArgument, Equatable {

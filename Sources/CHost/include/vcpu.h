@@ -146,6 +146,15 @@ typedef struct {
     // ---- statistics ----------------------------------------------------------------------------------------------
     uint64_t instructions, tlb_misses, page_walks, exceptions, interrupts;
 
+    // ---- direct execution of user code (see CPU/Direct); 64 bytes -----------------------------------------------
+    void    *direct;             // the DirectExecution; zero: none
+    int32_t  direct_running;     // atomic; pidfd + 1 of the stub that runs, for who sets `attention`; 0 none
+    uint32_t direct_armed;       // returns to user mode ask `directWish`
+    uint32_t direct_generation;  // raised when a page that stubs map changes between data and code
+    uint32_t direct_sweep;       // pages were marked as code whose stores the TLBs may still let pass
+    uint64_t system_calls;       // SYSCALL instructions
+    uint64_t direct_reserved[4];
+
     // ---- vector and x87 state: the standard (non-compacted) XSAVE area (SDM 1 13.4) -----------------------------
     // The block is page-aligned; the assertion below keeps this part aligned to 64.
     void    *vector_thunks;      // the vector unit's cache of generated code (see CPU/Vector/ThunkCache)
@@ -165,10 +174,14 @@ static inline uint64_t *roost_large_pages_at(roost_vcpu *cpu, size_t n) { return
 // Bits of roost_vcpu.attention, set by any thread.
 #define ROOST_ATTENTION_KICK 1u          // return VMExit.interrupted
 #define ROOST_ATTENTION_INTERRUPT 2u     // an interrupt may be deliverable: return VMExit.interrupted
+#define ROOST_ATTENTION_DIRECT 4u        // set by the vCPU's thread: user code may run directly
 
 static inline uint32_t roost_attention(const roost_vcpu *cpu) { return __atomic_load_n(&cpu->attention, __ATOMIC_ACQUIRE); }
 static inline void roost_attention_set(roost_vcpu *cpu, uint32_t bits) { __atomic_fetch_or(&cpu->attention, bits, __ATOMIC_ACQ_REL); }
 static inline uint32_t roost_attention_take(roost_vcpu *cpu, uint32_t bits) { return __atomic_fetch_and(&cpu->attention, ~bits, __ATOMIC_ACQ_REL) & bits; }
+// Full barriers on both sides: either who sets `attention` sees the stub, or the vCPU's thread sees the attention.
+static inline void roost_direct_publish(roost_vcpu *cpu, int32_t value) { __atomic_store_n(&cpu->direct_running, value, __ATOMIC_SEQ_CST); }
+static inline int32_t roost_direct_running(roost_vcpu *cpu) { __atomic_thread_fence(__ATOMIC_SEQ_CST); return __atomic_load_n(&cpu->direct_running, __ATOMIC_SEQ_CST); }
 static inline roost_segment *roost_segment_at(roost_vcpu *cpu, size_t n) { return &cpu->segment[n & 7]; }
 static inline uint64_t *roost_dr_at(roost_vcpu *cpu, size_t n) { return &cpu->dr[n & 7]; }
 static inline uint64_t *roost_effective_base_at(roost_vcpu *cpu, size_t n) { return &cpu->effective_base[n & 7]; }
@@ -186,6 +199,11 @@ static inline void roost_atomic_or(void *p, uint64_t bits, int size) {
 }
 static inline void roost_cpuid(uint32_t leaf, uint32_t sub, uint32_t *a, uint32_t *b, uint32_t *c, uint32_t *d) {
     __asm__ volatile("cpuid" : "=a"(*a), "=b"(*b), "=c"(*c), "=d"(*d) : "a"(leaf), "c"(sub));
+}
+// Position of the first `byte` from `start` on, or `end`.
+static inline uint64_t roost_find_byte(const uint8_t *bytes, uint64_t start, uint64_t end, uint8_t byte) {
+    const void *found = start < end ? __builtin_memchr(bytes + start, byte, end - start) : 0;
+    return found ? (uint64_t)((const uint8_t *)found - bytes) : end;
 }
 static inline uint8_t *roost_xsave_area(roost_vcpu *cpu) { return (uint8_t *)cpu->xsave; }
 

@@ -97,7 +97,8 @@ extension VCPU {
         let held = blocks.pointee.chunks[Int(page)]
         if held & mask == 0 && !hasBecomeData(Int(page)) { return }
         blocks.pointee.chunks[Int(page)] = 0
-        s.pointee.page_flags[Int(page)] &= ~1
+        if s.pointee.page_flags[Int(page)] & 16 != 0 { s.pointee.direct_generation &+= 1 }
+        s.pointee.page_flags[Int(page)] &= ~17
         roost_increment(s.pointee.code_versions + Int(page))
         s.pointee.block_end = nil
         forgetTranslations(page: Int(page))
@@ -250,7 +251,8 @@ extension VCPU {
         let mask = (~UInt64(0) << (first >> 6)) & (~UInt64(0) >> (63 - min(last, 63)))
         blocks.pointee.chunks[Int(page)] |= mask
         if s.pointee.page_flags[Int(page)] & 1 == 0 {
-            s.pointee.page_flags[Int(page)] |= 1
+            if s.pointee.page_flags[Int(page)] & 8 != 0 { s.pointee.direct_generation &+= 1 }
+            s.pointee.page_flags[Int(page)] = s.pointee.page_flags[Int(page)] & ~8 | 1
             if blocks.pointee.marks[Int(page)] < 255 { blocks.pointee.marks[Int(page)] += 1 }
             protectCodePage(page)
         }

@@ -60,12 +60,16 @@ extension VCPU {
                 if !raise(.generalProtection(0)) { return takeExit() }
             }
             var careful = s.pointee.completed_count != 0
+            var direct = false
             if careful {
                 s.pointee.completed_next = 0
             } else {
                 if roost_attention(s) != 0 {
-                    _ = roost_attention_take(s, ROOST_ATTENTION_KICK | ROOST_ATTENTION_INTERRUPT)
-                    return .interrupted
+                    if roost_attention_take(s, ROOST_ATTENTION_KICK | ROOST_ATTENTION_INTERRUPT) != 0 {
+                        if s.pointee.direct != nil { directTick() }
+                        return .interrupted
+                    }
+                    direct = roost_attention_take(s, ROOST_ATTENTION_DIRECT) != 0
                 }
                 if s.pointee.interrupt_shadow == 0 {
                     if s.pointee.pending_nmi != 0 && s.pointee.nmi_blocked == 0 {
@@ -82,6 +86,13 @@ extension VCPU {
             }
             careful =
                 careful || s.pointee.rflags & 0x100 != 0 || s.pointee.slow_memory != 0 || s.pointee.dr.7 & 0xFF != 0
+            if direct && !careful {
+                switch runDirectly() {
+                case .goOn: continue
+                case .exit: return takeExit()
+                case .failed: return .internalError("the process that ran the guest's user code has ended")
+                }
+            }
             let goesOn = careful ? runOne() : s.pointee.translation != nil ? runTranslated() : runBlock()
             if !goesOn { return takeExit() }
         }
@@ -123,7 +134,7 @@ extension VCPU {
 
     /// Runs one instruction with everything looked at: answers, shadows, single step, breakpoints.
     @inline(never)
-    private func runOne() -> Bool {
+    func runOne() -> Bool {
         let shadow = s.pointee.interrupt_shadow
         let steps = s.pointee.rflags & 0x100 != 0
         let answered = s.pointee.completed_count != 0

@@ -33,6 +33,7 @@ extension VCPU {
         let selector = UInt16(truncatingIfNeeded: s.pointee.star >> 32)
         let fromLong = s.pointee.code_size == 8
         let isLong = s.pointee.long_mode != 0
+        s.pointee.system_calls &+= 1
         gpr[1] = next
         if isLong { gpr[11] = flags & ~0x10000 }
         rflags = flags & ~(isLong ? s.pointee.sfmask | 0x10000 : 0x3_0200)
@@ -53,6 +54,7 @@ extension VCPU {
         setFlat(isLong ? selector &+ 16 : selector, selector &+ 8, cpl: 3, isLong: isLong)
         s.pointee.rip = target
         updateMode()
+        if s.pointee.direct_armed != 0 { directWish() }
     }
 
     /// SYSENTER.

@@ -308,6 +308,7 @@ extension VCPU {
         s.pointee.next_address_space = 1
         flushCode()
         unchainPages()
+        if s.pointee.direct != nil { directFlush(page: nil) }
         for n in 0..<16 { roost_pcid_tag_at(s, n).pointee = 0 }
     }
 
@@ -370,6 +371,7 @@ extension VCPU {
             s.pointee.next_address_space = next
             s.pointee.address_space = next
             enteredAddressSpace()
+            if s.pointee.direct != nil { directFlushAddressSpace() }
         }
     }
 
@@ -384,6 +386,7 @@ extension VCPU {
 
     /// INVLPG: forgets one page, in every address space.
     package func flushPage(_ linear: UInt64) {
+        if s.pointee.direct != nil { directFlush(page: linear) }
         let isHuge = s.pointee.huge_pages & hugeBit(linear) != 0
         let region = regionHash(linear)
         let isLarge = roost_large_pages_at(s, region >> 6).pointee &>> UInt64(region & 63) & 1 != 0

@@ -292,6 +292,7 @@ extension VCPU {
         }
         s.pointee.nmi_blocked = 0
         s.pointee.interrupt_shadow = 0
+        if s.pointee.direct_armed != 0 { directWish() }
     }
 
     /// Real mode, and inside virtual-8086 mode with IOPL 3.

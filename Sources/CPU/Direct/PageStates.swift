@@ -1,0 +1,136 @@
+// What each guest-physical page is to code that runs directly: data that it may write, code that it may execute, or
+// neither yet. Never both: then a page's content can't change behind the scan that let it be executed.
+//
+// The flags are the truth (`PageFlags.directWritable`, `.directExecutable`); stubs whose mappings say otherwise are
+// corrected before they run, which the generation tells them to. An executable page is also marked as code with all of
+// its chunks, so that every engine and device that writes to it says so.
+internal import CHost
+internal import Glibc
+internal import GuestMemory
+
+/// The states of all pages.
+struct PageStates: ~Copyable {
+    private let v: VCPU
+    private let deviceChanges: UnsafeMutablePointer<UInt32>
+    /// For each page, the code version that was last scanned, and the verdict in bit 32.
+    private let scanned: UnsafeMutablePointer<UInt64>
+    private static let good: UInt64 = 1 << 33
+    private static let bad: UInt64 = 1 << 32
+    private static let code = PageFlags.code.rawValue
+    private static let data = PageFlags.directWritable.rawValue
+    private static let runs = PageFlags.directExecutable.rawValue
+
+    init(_ v: VCPU, memory: GuestMemory) {
+        self.v = v
+        deviceChanges = memory.directChanges
+        let count = Int(memory.limit / GuestMemory.pageSize)
+        scanned = PageStates.zeroed(count)
+        flipCount = PageStates.zeroed(1)
+    }
+
+    deinit {
+        free(scanned)
+        free(flipCount)
+    }
+
+    /// Changes whenever a page that stubs may map changes between data and code.
+    var generation: UInt64 {
+        UInt64(v.s.pointee.direct_generation) | UInt64(roost_load(deviceChanges)) << 32
+    }
+
+    /// Pages that turned from code to data or back on demand.
+    var flips: UInt64 { UInt64(flipCount.pointee) }
+    private let flipCount: UnsafeMutablePointer<UInt64>
+
+    private var flags: UnsafeMutablePointer<UInt8> { v.s.pointee.page_flags }
+
+    /// Whether a recorded mapping still agrees with its page's state.
+    @inline(__always)
+    func isCurrent(_ record: UInt64) -> Bool {
+        let page = Int(record >> 3)
+        if record & UserSpace.writable != 0 { return flags[page] & Self.data != 0 }
+        return flags[page] & Self.runs != 0 && scanned[page] == wanted(page)
+    }
+
+    private func wanted(_ page: Int) -> UInt64 { UInt64(v.s.pointee.code_versions[page]) | Self.good }
+
+    /// The record for a page that the guest allows; `following`: the page that stands after it, for the scan.
+    @inline(__always)
+    func rights(_ page: UserPage, following: UInt64?, _ demand: PageDemand) -> UInt64 {
+        let record = page.page << 3 | UserSpace.mapped
+        if page.writable && mayWrite(Int(page.page), demand, orRun: page.executable) { return record | UserSpace.writable }
+        if page.executable && mayRun(Int(page.page), following, demand) { return record | UserSpace.executable }
+        return record
+    }
+
+    private func mayWrite(_ page: Int, _ demand: PageDemand, orRun: Bool) -> Bool {
+        let now = flags[page]
+        if now & Self.data != 0 { return !(orRun && demand == .execute) }
+        if now & 4 != 0 { return false }
+        if now & Self.code != 0 {
+            if demand != .write { return false }
+            flipCount.pointee &+= 1
+            becomeData(page)
+            return true
+        }
+        if orRun && demand == .execute { return false }
+        flags[page] = now | Self.data | PageFlags.dirty.rawValue
+        return true
+    }
+
+    /// From code to data: no engine knows it as code any more.
+    private func becomeData(_ page: Int) {
+        v.blocks.pointee.chunks[page] = ~0
+        v.codeWritten(UInt64(page) << 12, 4096)
+        flags[page] |= Self.data | PageFlags.dirty.rawValue
+    }
+
+    private func mayRun(_ page: Int, _ following: UInt64?, _ demand: PageDemand) -> Bool {
+        if flags[page] & Self.data != 0 {
+            if demand != .execute { return false }
+            flipCount.pointee &+= 1
+            flags[page] &= ~Self.data
+            v.s.pointee.direct_generation &+= 1
+        }
+        let version = UInt64(v.s.pointee.code_versions[page])
+        if flags[page] & Self.runs != 0 && scanned[page] == version | Self.good { return true }
+        if flags[page] & Self.code != 0 && scanned[page] == version | Self.bad { return false }
+        // Marked before it is looked at: a device that writes now raises the version.
+        v.markWholePage(UInt64(page))
+        let ram = UnsafePointer(v.s.pointee.ram.unsafelyUnwrapped)
+        let next = following.map { ram + Int($0 << 12) }
+        let good = CodeScan.mayRun(ram + page << 12, next: next)
+        scanned[page] = version | (good ? Self.good : Self.bad)
+        if good { flags[page] |= Self.runs }
+        return good
+    }
+
+    private static func zeroed(_ count: Int) -> UnsafeMutablePointer<UInt64> {
+        // calloc: untouched pages cost nothing.
+        calloc(max(count, 1), 8).unsafelyUnwrapped.bindMemory(to: UInt64.self, capacity: max(count, 1))
+    }
+}
+
+extension VCPU {
+    /// Marks all of a page as code.
+    func markWholePage(_ page: UInt64) {
+        blocks.pointee.chunks[Int(page)] = ~0
+        if s.pointee.page_flags[Int(page)] & 1 == 0 {
+            _ = roost_set_flags(s.pointee.page_flags + Int(page), 1)
+            s.pointee.direct_sweep = 1
+        }
+    }
+
+    /// After marking pages: no engine's store may pass them by.
+    func protectMarkedPages() {
+        if s.pointee.direct_sweep == 0 { return }
+        s.pointee.direct_sweep = 0
+        let entries = Int(ROOST_TLB_ENTRIES) * Int(ROOST_TLB_CONTEXTS)
+        let table = s.pointee.tlb_contexts.0.unsafelyUnwrapped
+        let pages = s.pointee.ram_limit >> 12
+        for n in 0..<entries where table[n].write_tag != ~0 {
+            let page = table[n].physical >> 12
+            if page < pages && s.pointee.page_flags[Int(page)] & 1 != 0 { table[n].write_tag = ~0 }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+// When an address space's user code runs directly: as long as the time it runs pays for the ways in and out.
+//
+// Pure arithmetic on time-stamp counts, so that it can be tested without a stub.
+
+/// The account of one address space: runs earn, ways in and out cost.
+struct UserSpacePolicy {
+    /// A run earns an eighth of its time: ways in and out may take so much of it. Translated code takes longer by more
+    /// than that, but for the simplest loops.
+    static let share: UInt64 = 8
+    /// Ways out that a new account can pay: for the stub and its first mappings.
+    private static let start: Int64 = 300
+    /// The same after each time it was overdrawn.
+    private static let restart: Int64 = 40
+    private static let most: Int64 = 400
+    private static let longestPause: UInt64 = 32
+
+    /// Counts that one way in and out takes, measured.
+    var cost: Int64 = 30_000
+    /// What is left.
+    private(set) var balance: Int64 = 0
+    private var isOpen = false
+    private var pauses: UInt64 = 4
+    /// Looks at interrupts in user mode to be let pass before the next trial.
+    private(set) var pause: UInt64 = 0
+    /// Returns to user mode to be let pass before the next way in.
+    private var skip = 0
+    private var nextSkip = 0
+    /// Interrupts in a row that found this space in user mode.
+    var seen = 0
+
+    /// Whether it may run directly.
+    var mayRun: Bool { pause == 0 }
+
+    /// Opens the account when it is used first.
+    mutating func open() {
+        if isOpen { return }
+        isOpen = true
+        balance = Self.start * cost
+    }
+
+    /// The guest has entered its kernel by itself after a run: soon after it, that many returns from it are let pass.
+    mutating func entered(kernelAfter run: UInt64) {
+        nextSkip = run < 4 * UInt64(truncatingIfNeeded: max(cost, 1)) ? min(nextSkip * 2 + 1, 1023) : 0
+        skip = nextSkip
+    }
+
+    /// Whether a return to user mode is one to run directly from.
+    mutating func takesReturn() -> Bool {
+        if skip > 0 {
+            skip -= 1
+            return false
+        }
+        return mayRun
+    }
+
+    /// A run of some counts, and the counts that were spent around it.
+    mutating func charge(run: UInt64, overhead: UInt64) {
+        balance += Int64(truncatingIfNeeded: min(run, 1 << 40) / Self.share)
+        balance -= cost + Int64(truncatingIfNeeded: min(overhead, 1 << 40))
+        if balance >= Self.most * cost {
+            balance = Self.most * cost
+            pauses = 4
+        }
+        if balance < 0 { suspend() }
+    }
+
+    /// Gives the space back to the translator for a while, twice as long each time.
+    mutating func suspend() {
+        pause = pauses
+        pauses = min(pauses * 2, Self.longestPause)
+        balance = Self.restart * cost
+        isOpen = true
+    }
+
+    /// An interrupt found the space in user mode.
+    mutating func tick() {
+        seen = min(seen + 1, 1 << 20)
+        skip = 0
+        if pause > 0 { pause -= 1 }
+    }
+}
