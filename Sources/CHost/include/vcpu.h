@@ -97,6 +97,7 @@ typedef struct {
     uint64_t code_filter[64];    // a bit for each linear page (hashed) that code was fetched from
     uint64_t code_regions[64];   // the same for each 4 MiB region
     uint64_t saved_mxcsr;        // the host's, while vectors_live
+    uint64_t group_addends[4];   // what to add to linear addresses of the running block's access groups
     roost_tlb_entry *tlb_contexts[ROOST_TLB_CONTEXTS];
     roost_tlb_entry *tlb_never_matching;  // in force while watchpoints or #AC are armed
     roost_tlb_entry *fetch_tlb;  // 512 entries for the supervisor, 512 for the user
@@ -158,7 +159,7 @@ typedef struct {
     // ---- vector and x87 state: the standard (non-compacted) XSAVE area (SDM 1 13.4) -----------------------------
     // The block is page-aligned; the assertion below keeps this part aligned to 64.
     void    *vector_thunks;      // the vector unit's cache of generated code (see CPU/Vector/ThunkCache)
-    uint64_t xsave_padding[8];
+    uint64_t xsave_padding[4];
     uint64_t xsave[320];
 } roost_vcpu;
 _Static_assert(offsetof(roost_vcpu, xsave) % 64 == 0, "xsave must be aligned to 64");

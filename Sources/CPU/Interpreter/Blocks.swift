@@ -27,6 +27,8 @@ struct Block {
     var endsInBranch = false
     /// Executions by the interpreter, for the translator.
     var heat: UInt8 = 0
+    /// Times that the interpreter had to run its translation's rest.
+    var bails: UInt8 = 0
     /// Position of its translation in the code memory; 0 none.
     var host: UInt32 = 0
 }

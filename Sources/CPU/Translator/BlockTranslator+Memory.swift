@@ -37,6 +37,12 @@ extension BlockTranslator {
     /// Reaches the memory operand of instruction `n`: afterwards scratch 0 is the host's address.
     mutating func probeOperand(_ n: Int, size: Int, write: Bool, kind: StepKind = .goesOn) {
         let i = first + n
+        if let groups,
+            reachInGroup(
+                n, groups.operand[n], i.pointee.base, i.pointee.displacement, size: size, write: write)
+        {
+            return
+        }
         losesFlags(before: n)
         loadOffset(address(i), addressSize: i.pointee.addressSize)
         probe(n, segment: i.pointee.segment, size: size, write: write, kind: kind)
@@ -44,6 +50,7 @@ extension BlockTranslator {
 
     /// Reaches the stack at a distance from the guest's RSP.
     mutating func probeStack(_ n: Int, _ distance: Int32, size: Int, write: Bool, kind: StepKind = .goesOn) {
+        if let groups, reachInGroup(n, groups.stack[n], 4, distance, size: size, write: write) { return }
         losesFlags(before: n)
         loadOffset(.base(guestStack, distance), addressSize: stackSize)
         probe(n, segment: UInt8(ROOST_SS), size: size, write: write, kind: kind)

@@ -16,7 +16,7 @@ extension BlockTranslator {
         return !i.pointee.isMemory || memorySize(i, row) != 0
     }
 
-    private func memorySize(_ i: UnsafePointer<Instruction>, _ row: InstructionRow) -> Int {
+    func memorySize(_ i: UnsafePointer<Instruction>, _ row: InstructionRow) -> Int {
         let vector = i.pointee.prefixes.contains(.vex256) ? 32 : 16
         let wide = i.pointee.prefixes.contains(.wide) && (size64 || row.attributes.contains(.w1))
         var size = 0

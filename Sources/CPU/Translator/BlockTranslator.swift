@@ -54,6 +54,10 @@ struct BlockTranslator {
     var flagsInMemory = true
     /// Vector instructions may run: 0 not asked yet, 1 SSE, 2 AVX.
     var vectorLevel: UInt8 = 0
+    /// Accesses reached by one probe; nil: none.
+    var groups: AccessGroups?
+    /// Groups whose probe has been made, a bit each.
+    var reached: UInt32 = 0
     var stubs: [Stub] = []
     var exits: [Exit] = []
 
@@ -143,7 +147,8 @@ struct BlockTranslator {
     // MARK: The block
 
     /// Writes the whole block.
-    mutating func translate(endsInBranch: Bool) {
+    mutating func translate(endsInBranch: Bool, usesGroups: Bool) {
+        if usesGroups { findGroups() }
         if options.counts { code.arithmetic(0, StateOffset.instructions, Int32(count), wide: true) }
         if !options.chains { code.bytes(0x0F, 0x1F, 0x80, 0, 0, 0, 0, 0x66, 0x0F, 0x1F, 0x44, 0, 0) }
         for n in 0..<count - 1 { emit(n) }
@@ -268,6 +273,7 @@ struct BlockTranslator {
         case .interpret(let index):
             if options.counts { code.arithmetic(5, StateOffset.instructions, Int32(count - index), wide: true) }
             loadRIP(scratch0, exit.target)
+            code.constant(scratch1, UInt64(origin))
             emitJump(to: common.leaveInterpret)
         case .dropReturns(let resume):
             code.load(4, StateOffset.stackBase)

@@ -16,7 +16,7 @@ struct CommonRoutines {
     var leave = 0
     /// Leaves by a jump that may be patched; scratch 1 the site.
     var leaveChain = 0
-    /// Leaves for the interpreter to run the block at RIP.
+    /// Leaves for the interpreter to run the rest of a block, from RIP on; scratch 1 where the block's code is.
     var leaveInterpret = 0
     /// Where blocks lead whose code has changed; scratch 0 the number of their record.
     var leaveStale = 0
@@ -107,6 +107,7 @@ struct RoutineWriter {
         code.constant(scratch1, UInt64(LeaveReason.stale.rawValue))
         let fromStale = code.jump()
         common.leaveInterpret = origin + code.count
+        code.store(StateOffset.entry, scratch1)
         code.constant(scratch1, UInt64(LeaveReason.interpret.rawValue))
         let fromInterpret = code.jump()
         common.leaveChain = origin + code.count

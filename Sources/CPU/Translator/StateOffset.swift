@@ -42,6 +42,8 @@ enum StateOffset {
     static func segmentCheck(_ segment: UInt8) -> HostAddress { .state(checks + Int32(segment & 7)) }
     static func segmentBase(_ segment: UInt8) -> HostAddress { .state(segments + Int32(segment & 7) * 16) }
     static func segmentLimit(_ segment: UInt8) -> HostAddress { .state(segments + Int32(segment & 7) * 16 + 8) }
+    /// The way of an access group.
+    static func group(_ n: Int) -> HostAddress { .state(offset(\.group_addends) + Int32(n) * 8) }
     /// The pointer to a context's TLB.
     static func tlb(context: Int32) -> HostAddress { .state(offset(\.tlb_contexts) + context * 8) }
     /// A place in the XSAVE area.

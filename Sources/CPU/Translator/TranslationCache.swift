@@ -159,21 +159,26 @@ struct TranslationCache {
     /// A page's code has changed: its translations lead to the dispatcher.
     mutating func removePage(_ page: Int) {
         guard page < pageCount else { return }
-        waitingSite = 0
         var n = Int(pageHeads[page])
         pageHeads[page] = 0
         while n != 0 {
-            let record = records[n]
-            var patch = HostAssembler(start: memory.writable + Int(record.position))
-            patch.byte(0x41)
-            patch.byte(0xBA)
-            patch.word32(Int32(n))
-            let place = patch.jump()
-            patch.patch(place, to: common.leaveStale - Int(record.position))
-            records[n].isLive = false
-            if record.twin != 0 { records[Int(record.twin)].isLive = false }
-            n = Int(record.next)
+            remove(n)
+            n = Int(records[n].next)
         }
+    }
+
+    /// One translation leads to the dispatcher from now on.
+    mutating func remove(_ n: Int) {
+        waitingSite = 0
+        let record = records[n]
+        var patch = HostAssembler(start: memory.writable + Int(record.position))
+        patch.byte(0x41)
+        patch.byte(0xBA)
+        patch.word32(Int32(n))
+        let place = patch.jump()
+        patch.patch(place, to: common.leaveStale - Int(record.position))
+        records[n].isLive = false
+        if record.twin != 0 { records[Int(record.twin)].isLive = false }
     }
 
     /// Makes a dead translation lead to the one that replaces it: jumps from other pages still come there.
@@ -220,7 +225,7 @@ struct TranslationCache {
     mutating func stopWaiting() { waitingSite = 0 }
 
     /// The record whose code holds a position (they are in the order of their positions), 0 if that is dead.
-    private func recordHolding(_ site: Int) -> Int {
+    func recordHolding(_ site: Int) -> Int {
         var low = 1
         var high = recordCount
         while low < high {

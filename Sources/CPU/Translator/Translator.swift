@@ -157,11 +157,33 @@ extension VCPU {
         cache.pointee.wait(site: s.pointee.chain_site, rip: s.pointee.rip, key: s.pointee.jump_key)
         switch left {
         case LeaveReason.exit.rawValue: return false
-        case LeaveReason.interpret.rawValue: return runBlock()
+        case LeaveReason.interpret.rawValue:
+            noteBail()
+            return runBlock()
         case LeaveReason.stale.rawValue: findStale()
         default: break
         }
         return true
+    }
+
+    /// So many times may the interpreter run the rest of a block before that is translated without access groups.
+    private static var mostBails: UInt8 { 100 }
+
+    /// The interpreter is to run the rest of the block whose code is at `entry`.
+    @inline(never)
+    private func noteBail() {
+        let cache = translations
+        let number = cache.pointee.recordHolding(Int(truncatingIfNeeded: s.pointee.entry))
+        let record = cache.pointee.record(number)
+        let physical = record.page << 12 | UInt64(record.pageOffset)
+        let set = blocks.pointee.table + BlockCache.slot(physical, record.modeKey)
+        for way in 0..<BlockCache.ways where set[way].host == record.position {
+            set[way].bails += set[way].bails < 255 ? 1 : 0
+            if set[way].bails == Self.mostBails {
+                set[way].host = 0
+                cache.pointee.remove(number)
+            }
+        }
     }
 
     /// RIP of a block that was entered after its code had changed.
@@ -237,7 +259,8 @@ extension VCPU {
             firstNumber: Int(block.pointee.first), count: Int(block.pointee.count), pageOffset: pageOffset,
             absolute: absolute, vcpu: self,
             liveOut: cache.pointee.options.exactFlags ? .all : flagsWanted(after: block))
-        translator.translate(endsInBranch: block.pointee.endsInBranch)
+        translator.translate(
+            endsInBranch: block.pointee.endsInBranch, usesGroups: block.pointee.bails < Self.mostBails)
         block.pointee.host = UInt32(position)
         cache.pointee.add(
             pageOffset: pageOffset, absolute: absolute, page: page, secondPage: block.pointee.secondPage,
