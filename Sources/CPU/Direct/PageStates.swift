@@ -58,7 +58,9 @@ struct PageStates: ~Copyable {
     @inline(__always)
     func rights(_ page: UserPage, following: UInt64?, _ demand: PageDemand) -> UInt64 {
         let record = page.page << 3 | UserSpace.mapped
-        if page.writable && mayWrite(Int(page.page), demand, orRun: page.executable) { return record | UserSpace.writable }
+        if page.writable && mayWrite(Int(page.page), demand, orRun: page.executable) {
+            return record | UserSpace.writable
+        }
         if page.executable && mayRun(Int(page.page), following, demand) { return record | UserSpace.executable }
         return record
     }
