@@ -38,7 +38,7 @@ let package = Package(
         .target(name: "CHostExecutor", path: "Tests/CHostExecutor"),
         .testTarget(
             name: "CPUTests",
-            dependencies: ["CPU", "CHost", "CHostExecutor", "CZydis", "GuestMemory", "MachineTesting"]),
+            dependencies: ["CPU", "CHost", "CHostExecutor", "CZydis", "GuestMemory", "HostOS", "MachineTesting"]),
 
         // Chips, buses, virtio.
         .target(name: "Devices", dependencies: ["DeviceModel", "GuestMemory"]),

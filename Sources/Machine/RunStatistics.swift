@@ -60,11 +60,14 @@ public struct RunStatistics: Sendable, Codable, Equatable {
         ]
         if let direct {
             if let reason = direct.unavailable { lines.append("direct        off: \(reason)") }
-            let ticks = direct.ticks.multipliedFullWidth(by: 1_000_000_000)
-            let time = tscFrequency > ticks.high ? tscFrequency.dividingFullWidth(ticks).quotient : 0
+            func nanoseconds(_ ticks: UInt64) -> UInt64 {
+                let product = ticks.multipliedFullWidth(by: 1_000_000_000)
+                return tscFrequency > product.high ? tscFrequency.dividingFullWidth(product).quotient : 0
+            }
             lines.append(
-                "direct        entries \(direct.entries), \(seconds(time)), pages \(direct.pagesMapped), "
-                    + "stubs \(direct.stubs), flips \(direct.flips), suspensions \(direct.suspensions)")
+                "direct        entries \(direct.entries), \(seconds(nanoseconds(direct.ticks))), pages \(direct.pagesMapped), "
+                    + "stubs \(direct.stubs), flips \(direct.flips), suspensions \(direct.suspensions), "
+                    + "\(nanoseconds(direct.wayTicks) / 1000) us a way in and out")
             for (name, count) in direct.leaves.sorted(by: { ($1.value, $0.key) < ($0.value, $1.key) }) {
                 lines.append("direct leaves \(name) \(count)")
             }

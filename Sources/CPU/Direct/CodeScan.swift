@@ -18,7 +18,7 @@ internal import CHost
 internal import GuestMemory
 
 /// Scans of pages for forbidden instructions.
-enum CodeScan {
+package enum CodeScan {
     /// Whether two bytes may begin a forbidden instruction; `third` decides where a group is meant.
     @inline(__always)
     static func isForbidden(_ second: UInt8, _ third: UInt8) -> Bool {
@@ -37,7 +37,7 @@ enum CodeScan {
     }
 
     /// Whether a page may be executed. `next`: what follows it linearly, at least 16 bytes; nil when unknown.
-    static func mayRun(_ bytes: UnsafePointer<UInt8>, next: UnsafePointer<UInt8>?) -> Bool {
+    package static func mayRun(_ bytes: UnsafePointer<UInt8>, next: UnsafePointer<UInt8>?) -> Bool {
         var n = 0
         var decoded = -1
         while true {

@@ -260,12 +260,19 @@ extension DirectExecution {
             s.pointee.pending_debug |= DebugStatus.singleStep
             return v.raise(.debug) ? nil : .exit
         }
-        // INT3 and INT1 have happened: back to them. INT 3 has a byte more.
-        s.pointee.rip &-= 1
-        let byte: UInt8? = try? v.load(Int(ROOST_CS), s.pointee.rip)
-        if byte == 3 { s.pointee.rip &-= 1 }
+        // INT3 (SI_KERNEL), which may be INT 3 with its two bytes, has happened: back to it. INT1 has or hasn't: hypervisors
+        // differ.
+        let rip = s.pointee.rip
+        if code == 0x80 {
+            s.pointee.rip = byte(rip &- 1) == 0xCC ? rip &- 1 : byte(rip &- 2) == 0xCD ? rip &- 2 : rip
+        } else if byte(rip) != 0xF1 && byte(rip &- 1) == 0xF1 {
+            s.pointee.rip = rip &- 1
+        }
         return v.runOne() ? nil : .exit
     }
+
+    /// A byte of the guest's code.
+    private func byte(_ linear: UInt64) -> UInt8? { try? v.load(Int(ROOST_CS), linear) }
 
     private func handleFault(_ space: UserSpace, _ stub: StubProcess) -> DirectOutcome? {
         let s = v.s

@@ -25,6 +25,8 @@ public struct DirectStatistics: Sendable, Codable, Equatable {
     public var stubs: UInt64 = 0
     /// Time-stamp counts spent in stubs.
     public var ticks: UInt64 = 0
+    /// Time-stamp counts that the way into a stub and out of it takes.
+    public var wayTicks: UInt64 = 0
     /// Pages that turned from code to data or back because they were both.
     public var flips: UInt64 = 0
     /// Times an address space was given back to the translator.
@@ -78,6 +80,7 @@ public final class DirectExecution {
         result.entries = counts.entries
         result.stubs = counts.stubs
         result.ticks = counts.ticks
+        result.wayTicks = counts.wayCost
         result.flips = states.flips
         result.suspensions = counts.suspensions
         result.pagesMapped = retiredPages + spaces.reduce(0) { $0 + $1.pagesMapped }
@@ -208,7 +211,11 @@ public final class DirectExecution {
         }
         space.policy.tick()
         updateArmed()
+        // Kernels clear accessed bits without a flush and count on translations to be forgotten at some time.
+        ticks &+= 1
+        if ticks & 255 == 0 { flush(page: nil) }
     }
+    private var ticks: UInt32 = 0
     private var callsAtTick: UInt64 = 0
 
     // MARK: What the guest does to its translations

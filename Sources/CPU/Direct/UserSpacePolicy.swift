@@ -3,7 +3,7 @@
 // Pure arithmetic on time-stamp counts, so that it can be tested without a stub.
 
 /// The account of one address space: runs earn, ways in and out cost.
-struct UserSpacePolicy {
+package struct UserSpacePolicy {
     /// A run earns an eighth of its time: ways in and out may take so much of it. Translated code takes longer by more
     /// than that, but for the simplest loops.
     static let share: UInt64 = 8
@@ -15,37 +15,40 @@ struct UserSpacePolicy {
     private static let longestPause: UInt64 = 32
 
     /// Counts that one way in and out takes, measured.
-    var cost: Int64 = 30_000
+    package var cost: Int64 = 30_000
     /// What is left.
-    private(set) var balance: Int64 = 0
+    package private(set) var balance: Int64 = 0
     private var isOpen = false
     private var pauses: UInt64 = 4
     /// Looks at interrupts in user mode to be let pass before the next trial.
-    private(set) var pause: UInt64 = 0
+    package private(set) var pause: UInt64 = 0
     /// Returns to user mode to be let pass before the next way in.
     private var skip = 0
     private var nextSkip = 0
     /// Interrupts in a row that found this space in user mode.
-    var seen = 0
+    package var seen = 0
+
+    /// An account that isn't open yet.
+    package init() {}
 
     /// Whether it may run directly.
-    var mayRun: Bool { pause == 0 }
+    package var mayRun: Bool { pause == 0 }
 
     /// Opens the account when it is used first.
-    mutating func open() {
+    package mutating func open() {
         if isOpen { return }
         isOpen = true
         balance = Self.start * cost
     }
 
     /// The guest has entered its kernel by itself after a run: soon after it, that many returns from it are let pass.
-    mutating func entered(kernelAfter run: UInt64) {
+    package mutating func entered(kernelAfter run: UInt64) {
         nextSkip = run < 4 * UInt64(truncatingIfNeeded: max(cost, 1)) ? min(nextSkip * 2 + 1, 1023) : 0
         skip = nextSkip
     }
 
     /// Whether a return to user mode is one to run directly from.
-    mutating func takesReturn() -> Bool {
+    package mutating func takesReturn() -> Bool {
         if skip > 0 {
             skip -= 1
             return false
@@ -54,7 +57,7 @@ struct UserSpacePolicy {
     }
 
     /// A run of some counts, and the counts that were spent around it.
-    mutating func charge(run: UInt64, overhead: UInt64) {
+    package mutating func charge(run: UInt64, overhead: UInt64) {
         balance += Int64(truncatingIfNeeded: min(run, 1 << 40) / Self.share)
         balance -= cost + Int64(truncatingIfNeeded: min(overhead, 1 << 40))
         if balance >= Self.most * cost {
@@ -65,7 +68,7 @@ struct UserSpacePolicy {
     }
 
     /// Gives the space back to the translator for a while, twice as long each time.
-    mutating func suspend() {
+    package mutating func suspend() {
         pause = pauses
         pauses = min(pauses * 2, Self.longestPause)
         balance = Self.restart * cost
@@ -73,7 +76,7 @@ struct UserSpacePolicy {
     }
 
     /// An interrupt found the space in user mode.
-    mutating func tick() {
+    package mutating func tick() {
         seen = min(seen + 1, 1 << 20)
         skip = 0
         if pause > 0 { pause -= 1 }

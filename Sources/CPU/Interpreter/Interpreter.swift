@@ -136,7 +136,8 @@ extension VCPU {
     @inline(never)
     func runOne() -> Bool {
         let shadow = s.pointee.interrupt_shadow
-        let steps = s.pointee.rflags & 0x100 != 0
+        var steps = s.pointee.rflags & 0x100 != 0
+        var isSystemCall = false
         let answered = s.pointee.completed_count != 0
         do throws(CPUException) {
             if s.pointee.code_size != 8, s.pointee.rip > UInt64(segment(Int(ROOST_CS)).pointee.limit) {
@@ -156,6 +157,7 @@ extension VCPU {
                 throw .generalProtection(0)
             }
             let branches = block.pointee.endsInBranch && block.pointee.count == 1
+            isSystemCall = p.pointee.operation == .syscall
             do throws(CPUException) {
                 try execute(p)
             } catch {
@@ -171,6 +173,8 @@ extension VCPU {
         s.pointee.completed_next = 0
         if s.pointee.interrupt_shadow == shadow { s.pointee.interrupt_shadow = 0 }
         s.pointee.rflags &= ~0x10000
+        // SYSCALL that clears TF isn't trapped (SDM 2B SYSCALL).
+        if steps && isSystemCall { steps = s.pointee.rflags & 0x100 != 0 }
         if steps { s.pointee.dr.6 |= 0x4000 }
         if (steps || s.pointee.pending_debug != 0) && s.pointee.interrupt_shadow != 2 {
             s.pointee.dr.6 |= UInt64(s.pointee.pending_debug & 15)
