@@ -214,3 +214,14 @@ int roost_stub_pin(int pid, int processor) {
     }
     return sched_setaffinity(pid, sizeof set, &set) ? errno : 0;
 }
+
+int roost_stub_patch(int pid, uint64_t address, uint8_t byte) {
+    // A word that lies in one page.
+    uint64_t start = address & ~7ull;
+    errno = 0;
+    long word = ptrace(PTRACE_PEEKDATA, pid, start, 0);
+    if (word == -1 && errno) return errno;
+    unsigned shift = (unsigned)(address & 7) * 8;
+    uint64_t patched = ((uint64_t)word & ~(0xFFull << shift)) | (uint64_t)byte << shift;
+    return ptrace(PTRACE_POKEDATA, pid, start, patched) ? errno : 0;
+}

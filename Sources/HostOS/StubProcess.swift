@@ -87,9 +87,14 @@ public final class StubProcess: @unchecked Sendable {
 
     /// Says what call `n` of the next `apply` does: map pages of the memfd.
     @inline(__always)
-    public func map(_ n: Int, at address: UInt64, length: UInt64, offset: UInt64, writable: Bool, executable: Bool) {
+    ///
+    /// `isPrivate`: so that `patch` can change them for this process alone.
+    public func map(
+        _ n: Int, at address: UInt64, length: UInt64, offset: UInt64, writable: Bool, executable: Bool,
+        isPrivate: Bool = false
+    ) {
         let protection = UInt64(PROT_READ | (writable ? PROT_WRITE : 0) | (executable ? PROT_EXEC : 0))
-        let flags = UInt64(MAP_SHARED | MAP_FIXED | MAP_NORESERVE)
+        let flags = UInt64((isPrivate ? MAP_PRIVATE : MAP_SHARED) | MAP_FIXED | MAP_NORESERVE)
         list[n] = roost_stub_call(
             number: UInt64(ROOST_STUB_MAP), arguments: (address, length, protection, flags, 0, offset))
     }
@@ -158,6 +163,9 @@ public final class StubProcess: @unchecked Sendable {
     public func fetch() -> Bool {
         roost_stub_get_registers(stub.pid, &registers) == 0 && roost_stub_get_extended(stub.pid, extended, 832) > 0
     }
+
+    /// Writes a byte to a page that was mapped privately; false: it can't be done.
+    public func patch(_ address: UInt64, _ byte: UInt8) -> Bool { roost_stub_patch(stub.pid, address, byte) == 0 }
 
     /// `si_code` and `si_addr` of the signal that stopped it.
     public func signalDetails() -> (code: Int32, address: UInt64) {

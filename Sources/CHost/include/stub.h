@@ -41,6 +41,8 @@ int roost_stub_resume(int pid, int emulate);
 int roost_stub_wait(int pid);
 // si_code and si_addr of the signal that stopped it.
 int roost_stub_signal(int pid, int32_t *code, uint64_t *address);
+// Writes a byte to a page that is mapped privately; 0 or an errno.
+int roost_stub_patch(int pid, uint64_t address, uint8_t byte);
 // The calling thread's processor; where a stub may run, -1: where the calling thread may.
 int roost_current_processor(void);
 int roost_stub_pin(int pid, int processor);

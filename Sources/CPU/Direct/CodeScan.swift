@@ -1,8 +1,9 @@
 // Which pages of user code may run natively: those without an instruction that would show the host's processor.
 //
-// Patterns are looked for at every byte. Where one is found, the page is decoded from its first byte on: x86 code falls
-// into step with itself after a few instructions, so that a pattern inside an immediate or a displacement is told from an
-// instruction. Where decoding can't tell (data, an invalid byte), the pattern counts as an instruction.
+// Patterns are looked for at every byte. Where one is found, what stands before it is decoded: x86 code falls into step
+// with itself after a few instructions, so that a pattern inside an immediate or a displacement is told from an
+// instruction. A page whose forbidden instructions are known runs in a private copy without them; where decoding can't
+// tell, the page is left to the translator.
 //
 // | bytes | instruction | shows |
 // |---|---|---|
@@ -38,11 +39,18 @@ package enum CodeScan {
 
     /// Whether a page may be executed. `next`: what follows it linearly, at least 16 bytes; nil when unknown.
     package static func mayRun(_ bytes: UnsafePointer<UInt8>, next: UnsafePointer<UInt8>?) -> Bool {
+        forbidden(bytes, next: next, most: 0) != nil
+    }
+
+    /// Where a page's forbidden instructions begin; nil: there are more than `most`, or it isn't clear where.
+    package static func forbidden(
+        _ bytes: UnsafePointer<UInt8>, next: UnsafePointer<UInt8>?, most: Int
+    ) -> [Int]? {
+        var found: [Int] = []
         var n = 0
-        var decoded = -1
         while true {
             n = Int(roost_find_byte(bytes, UInt64(n), 4096, 0x0F))
-            if n >= 4096 { return true }
+            if n >= 4096 { return found }
             let second: UInt8? = n + 1 < 4096 ? bytes[n + 1] : next?[0]
             let third: UInt8? = n + 2 < 4096 ? bytes[n + 2] : next?[n + 2 - 4096]
             // The page's last byte is an escape and nobody knows what follows.
@@ -51,45 +59,97 @@ package enum CodeScan {
                     n += 1
                     continue
                 }
-                return false
+                return nil
             }
             if isForbidden(second, third) {
-                if isInstruction(at: n, bytes, next, &decoded) { return false }
+                switch verdict(at: n, bytes, next) {
+                case .none: break
+                case .unclear: return nil
+                case .begins(let start):
+                    if found.count >= most { return nil }
+                    found.append(start)
+                }
             }
             n += 1
         }
     }
 
-    /// Whether the escape byte at `place` begins an opcode, by decoding on from `position` (-1: from the page's start).
-    private static func isInstruction(
-        at place: Int, _ bytes: UnsafePointer<UInt8>, _ next: UnsafePointer<UInt8>?, _ position: inout Int
-    ) -> Bool {
-        // Too early for decoding to have fallen into step.
-        if place < 32 { return true }
+    /// What an escape byte is.
+    private enum Verdict {
+        /// Part of another instruction.
+        case none
+        /// An opcode of the instruction that begins there.
+        case begins(Int)
+        case unclear
+    }
+
+    /// What the escape byte at `place` is: by decoding from each of sixteen bytes some way before it. Most of these chains
+    /// fall into step with the code; that it is an instruction must be the word of all.
+    private static func verdict(
+        at place: Int, _ bytes: UnsafePointer<UInt8>, _ next: UnsafePointer<UInt8>?
+    ) -> Verdict {
+        let origin = max(0, place - 96)
+        var (others, begins, start) = (0, 0, -1)
+        for first in origin..<min(origin + 16, place + 1) {
+            switch chain(from: first, to: place, bytes, next) {
+            case .none: others += 1
+            case .unclear: break
+            case .begins(let at):
+                if start >= 0 && at != start { return .unclear }
+                start = at
+                begins += 1
+            }
+        }
+        if begins == 0 { return others > 0 ? .none : .unclear }
+        if others == 0 { return .begins(start) }
+        return others > 2 * begins ? .none : .unclear
+    }
+
+    /// What one chain of instructions says of the escape byte at `place`; `.unclear`: it breaks off.
+    private static func chain(
+        from first: Int, to place: Int, _ bytes: UnsafePointer<UInt8>, _ next: UnsafePointer<UInt8>?
+    ) -> Verdict {
         var i = Instruction()
-        var at = max(position, 0)
+        var at = first
         while at <= place {
             var result = Decoder.decode(bytes + at, available: 4096 - at, codeSize: 8, into: &i)
             if result == .needMoreBytes {
-                guard let next else { return true }
+                guard let next else { return .unclear }
                 result = decodeAcross(bytes, at, next, &i)
             }
-            guard result == .ok else {
-                // Data, or out of step: go on at the next byte; a pattern here counts.
-                if at == place { return true }
-                at += 1
-                continue
+            let length = result == .ok ? Int(i.length) : lengthWithEVEX(bytes + at, available: 4096 - at)
+            if length == 0 { return .unclear }
+            // Inside this instruction: as its opcode (after prefixes), or as a later byte of it.
+            if at + length > place {
+                return result == .ok && isOpcode(place - at, bytes + at) ? .begins(at) : .none
             }
-            let end = at + Int(i.length)
-            if end > place {
-                position = at
-                // Inside this instruction: as its opcode (after prefixes), or as a later byte of it.
-                return isOpcode(place - at, bytes + at)
-            }
-            at = end
+            at += length
         }
-        position = at
-        return false
+        return .none
+    }
+
+    /// Length of an instruction encoded with EVEX, which the decoder doesn't know; 0: it is none.
+    ///
+    /// - Spec: SDM 2A 2.7.
+    private static func lengthWithEVEX(_ bytes: UnsafePointer<UInt8>, available: Int) -> Int {
+        guard available >= 11, bytes[0] == 0x62 else { return 0 }
+        let (map, opcode, modRM) = (bytes[1] & 7, bytes[4], bytes[5])
+        var length = 6
+        let mode = modRM >> 6
+        var base = modRM & 7
+        if mode != 3 {
+            if base == 4 {
+                base = bytes[6] & 7
+                length += 1
+            }
+            length += mode == 1 ? 1 : mode == 2 || base == 5 ? 4 : 0
+        }
+        let hasImmediate: Bool
+        switch opcode {
+        case 0x70...0x73, 0xC2, 0xC4...0xC6: hasImmediate = map == 1 || map == 3
+        default: hasImmediate = map == 3
+        }
+        return hasImmediate ? length + 1 : length
     }
 
     /// Whether only prefixes stand before byte `offset` of an instruction.

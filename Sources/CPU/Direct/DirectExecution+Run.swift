@@ -279,7 +279,7 @@ extension DirectExecution {
         let (code, address) = stub.signalDetails()
         // SEGV_MAPERR, SEGV_ACCERR; else a general protection fault.
         guard code == 1 || code == 2, address >> 47 == 0 else {
-            count(.trap)
+            count(space.isGuarded(s.pointee.rip >> 12) ? .guarded : .trap)
             return v.runOne() ? nil : .exit
         }
         let rip = s.pointee.rip

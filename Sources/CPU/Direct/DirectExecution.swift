@@ -244,7 +244,7 @@ struct DirectCounts {
 
 /// Why a stub was left.
 enum DirectCause: Int, CaseIterable {
-    case systemCall, kick, fill, fault, code, trap
+    case systemCall, kick, fill, fault, code, guarded, trap
 
     var name: String {
         switch self {
@@ -253,6 +253,7 @@ enum DirectCause: Int, CaseIterable {
         case .fill: "page to map"
         case .fault: "fault"
         case .code: "code for the translator"
+        case .guarded: "guarded instruction"
         case .trap: "trap"
         }
     }

@@ -15,6 +15,8 @@ struct PageStates: ~Copyable {
     /// For each page, the code version that was last scanned, and the verdict in bit 32.
     private let scanned: UnsafeMutablePointer<UInt64>
     private static let good: UInt64 = 1 << 33
+    /// It has forbidden instructions, and may run in private copies without them.
+    private static let guarded: UInt64 = 1 << 34
     private static let bad: UInt64 = 1 << 32
     private static let code = PageFlags.code.rawValue
     private static let data = PageFlags.directWritable.rawValue
@@ -49,7 +51,7 @@ struct PageStates: ~Copyable {
     func isCurrent(_ record: UInt64) -> Bool {
         let page = Int(record >> 3)
         if record & UserSpace.writable != 0 { return flags[page] & Self.data != 0 }
-        return flags[page] & Self.runs != 0 && scanned[page] == wanted(page)
+        return flags[page] & Self.runs != 0 && (scanned[page] == wanted(page) || isGuarded(page))
     }
 
     private func wanted(_ page: Int) -> UInt64 { UInt64(v.s.pointee.code_versions[page]) | Self.good }
@@ -63,6 +65,27 @@ struct PageStates: ~Copyable {
         }
         if page.executable && mayRun(Int(page.page), following, demand) { return record | UserSpace.executable }
         return record
+    }
+
+    /// Whether private copies of a page, as it is now, may run.
+    func isGuarded(_ page: Int) -> Bool {
+        flags[page] & Self.runs != 0 && scanned[page] == UInt64(v.s.pointee.code_versions[page]) | Self.guarded
+    }
+
+    /// Lets private copies of a page run that was refused, if it is clear where its forbidden instructions begin.
+    func guardPage(_ page: Int, following: UInt64?) -> [Int]? {
+        let version = UInt64(v.s.pointee.code_versions[page])
+        let known = scanned[page]
+        guard flags[page] & Self.data == 0, known == version | Self.bad || known == version | Self.guarded else {
+            return nil
+        }
+        let ram = UnsafePointer(v.s.pointee.ram.unsafelyUnwrapped)
+        let next = following.map { ram + Int($0 << 12) }
+        guard let starts = CodeScan.forbidden(ram + page << 12, next: next, most: 512) else { return nil }
+        v.markWholePage(UInt64(page))
+        scanned[page] = version | Self.guarded
+        flags[page] |= Self.runs
+        return starts
     }
 
     private func mayWrite(_ page: Int, _ demand: PageDemand, orRun: Bool) -> Bool {
@@ -96,7 +119,10 @@ struct PageStates: ~Copyable {
         }
         let version = UInt64(v.s.pointee.code_versions[page])
         if flags[page] & Self.runs != 0 && scanned[page] == version | Self.good { return true }
-        if flags[page] & Self.code != 0 && scanned[page] == version | Self.bad { return false }
+        if flags[page] & Self.code != 0 && (scanned[page] == version | Self.bad || scanned[page] == version | Self.guarded)
+        {
+            return false
+        }
         // Marked before it is looked at: a device that writes now raises the version.
         v.markWholePage(UInt64(page))
         let ram = UnsafePointer(v.s.pointee.ram.unsafelyUnwrapped)

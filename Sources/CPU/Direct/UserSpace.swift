@@ -45,6 +45,11 @@ final class UserSpace {
     /// Pages of code for the translator that execution has come to lately.
     private var foreign = [UInt64](repeating: ~0, count: 8)
     private var nextForeign = 0
+    /// Linear pages that run in a private copy, their forbidden instructions replaced by one that faults.
+    private var guarded: Set<UInt64> = []
+    private static let mostGuarded = 256
+    /// Places to be patched once the calls that wait are made.
+    private var patches: [UInt64] = []
     /// The stub's extended state is not what `stub.extended` says.
     var mustLoadExtended = true
     private(set) var regions: [UserRegion] = []
@@ -70,6 +75,8 @@ final class UserSpace {
         staleRegions = []
         (isStale, holdsHugePieces, failed, isFull, mustLoadExtended) = (false, false, false, false, true)
         (calls, mappings, faultAddress) = (0, 0, nil)
+        guarded = []
+        patches = []
     }
 
     /// INVLPG.
@@ -170,6 +177,20 @@ final class UserSpace {
             if let page = tables.page(n, of: table), isMappable(region.number << 21 | UInt64(n) << 12) {
                 let following = n < 511 ? tables.page(n + 1, of: table)?.page : nil
                 new = states.rights(page, following: following, n == demanded ? demand : .none)
+                if new & 6 == 0 && page.executable {
+                    let isWanted = n == demanded && demand == .execute
+                    let linearPage = region.number << 9 | UInt64(n)
+                    if let starts = guardedStarts(linearPage, page.page, following, states, isWanted, old) {
+                        new |= Self.executable
+                        if new != old {
+                            issue(run, region)
+                            run = PendingRun()
+                            region.pages[n] = new
+                            issueGuarded(linearPage, page.page, starts)
+                            continue
+                        }
+                    }
+                }
             }
             if new == old { continue }
             region.pages[n] = new
@@ -179,6 +200,38 @@ final class UserSpace {
             }
         }
         issue(run, region)
+    }
+
+    // MARK: Guarded pages
+
+    /// Whether a page runs in a private copy.
+    func isGuarded(_ linearPage: UInt64) -> Bool { guarded.contains(linearPage) }
+
+    /// The forbidden instructions of a page that may run in a private copy; nil: it may not. It stays there as long as
+    /// the page does (`old`: what is recorded of it), and comes there when that is `wanted`.
+    private func guardedStarts(
+        _ linearPage: UInt64, _ page: UInt64, _ following: UInt64?, _ states: borrowing PageStates, _ wanted: Bool,
+        _ old: UInt64
+    ) -> [Int]? {
+        if guarded.contains(linearPage) {
+            if old >> 3 == page && old & Self.executable != 0 && states.isGuarded(Int(page)) { return [] }
+            guarded.remove(linearPage)
+        }
+        if !wanted || guarded.count >= Self.mostGuarded { return nil }
+        return states.guardPage(Int(page), following: following)
+    }
+
+    private func issueGuarded(_ linearPage: UInt64, _ page: UInt64, _ starts: [Int]) {
+        guard let stub else { return }
+        if calls >= StubProcess.capacity && !flush() { return }
+        stub.map(
+            calls, at: linearPage << 12, length: 4096, offset: fileOffset(page), writable: false, executable: true,
+            isPrivate: true)
+        calls += 1
+        mappings += 1
+        pagesMapped &+= 1
+        guarded.insert(linearPage)
+        for start in starts { patches.append(linearPage << 12 | UInt64(start)) }
     }
 
     /// Looks at those pages again whose state has changed.
@@ -231,6 +284,9 @@ final class UserSpace {
         if calls > 0, let stub {
             if !stub.apply(calls) { failed = true }
             calls = 0
+            // HLT: a general protection fault in user code, which the interpreter settles by the real instruction.
+            for address in patches where !stub.patch(address, 0xF4) { failed = true }
+            patches.removeAll(keepingCapacity: true)
         }
         return !failed
     }
