@@ -13,9 +13,12 @@ public struct TraceOptions: OptionSet, Sendable {
     public static let interrupts = TraceOptions(rawValue: 2)
     /// Every instruction, disassembled; slow.
     public static let instructions = TraceOptions(rawValue: 4)
+    /// Every block that is translated, guest and host code side by side.
+    public static let blocks = TraceOptions(rawValue: 8)
     /// The names, as the command line has them.
     public static let names: [(name: String, option: TraceOptions)] = [
         ("exits", .exits), ("interrupts", .interrupts), ("instructions", .instructions),
+        ("blocks", .blocks),
     ]
 }
 
@@ -88,6 +91,8 @@ public struct MachineConfiguration: Sendable {
     public var hasTestDevice = false
     /// A reset starts the machine again.
     public var rebootsOnReset = true
+    /// Whether translated code has names for perf.
+    public var namesForPerf = false
     /// What to print while it runs.
     public var trace: TraceOptions = []
 

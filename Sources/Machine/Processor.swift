@@ -34,6 +34,8 @@ package final class Processor: PowerControl, @unchecked Sendable {
     private var events = EventRing()
     private let trace: TraceOptions
     private var direct: DirectExecution?
+    /// Names for perf.
+    var perfMap: PerfMap?
     /// Counts so far; complete when `run` has returned.
     package private(set) var statistics = RunStatistics()
     private var exitCounts = [UInt64](repeating: 0, count: VMExit.kindNames.count)
@@ -280,6 +282,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
         unsafe statistics.tlbMisses = state.pointee.tlb_misses
         unsafe statistics.pageWalks = state.pointee.page_walks
         unsafe statistics.exceptions = state.pointee.exceptions
+        perfMap?.flush()
         direct?.stop()
         statistics.direct = direct?.statistics
         statistics.tscFrequency = frequency

@@ -62,8 +62,11 @@ struct RunCommand: ParsableCommand {
     @Flag(help: "End when the guest resets instead of starting it again.")
     var noReboot = false
 
-    @Option(help: "Print to standard error: exits, interrupts, instructions; comma-separated.")
+    @Option(help: "Print to standard error: exits, interrupts, instructions, blocks; comma-separated.")
     var trace: TraceOption = TraceOption(value: [])
+
+    @Flag(help: "Name translated code for perf, in /tmp/perf-PID.map.")
+    var perf = false
 
     @Flag(help: "Print statistics to standard error at the end.")
     var stats = false
@@ -116,6 +119,7 @@ struct RunCommand: ParsableCommand {
         configuration.debugExitPort = debugExit?.value
         configuration.hasTestDevice = testDevice
         configuration.rebootsOnReset = !noReboot
+        configuration.namesForPerf = perf
         configuration.trace = trace.value
         return configuration
     }

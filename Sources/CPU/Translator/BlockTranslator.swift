@@ -60,6 +60,8 @@ struct BlockTranslator {
     var reached: UInt32 = 0
     var stubs: [Stub] = []
     var exits: [Exit] = []
+    /// Where each instruction's code begins, and where the last one's ends, if anyone wants to know.
+    var marks: [Int]?
 
     /// A slow path to be written after the block: instruction `index` by the interpreter.
     struct Stub {
@@ -151,8 +153,13 @@ struct BlockTranslator {
         if usesGroups { findGroups() }
         if options.counts { code.arithmetic(0, StateOffset.instructions, Int32(count), wide: true) }
         if !options.chains { code.bytes(0x0F, 0x1F, 0x80, 0, 0, 0, 0, 0x66, 0x0F, 0x1F, 0x44, 0, 0) }
-        for n in 0..<count - 1 { emit(n) }
+        for n in 0..<count - 1 {
+            marks?.append(code.count)
+            emit(n)
+        }
+        marks?.append(code.count)
         emitLast(endsInBranch)
+        marks?.append(code.count)
         var n = 0
         while n < stubs.count {
             write(stubs[n])
