@@ -41,10 +41,13 @@ extension Processor {
                 var settings = Translator.Settings()
                 settings.codeCache = Int(min(configuration.codeCache, 512 << 20))
                 settings.counts = configuration.countsInstructions
+                // Both stop the engine at an instruction of their choice.
+                let isExact = configuration.clock == .virtual || configuration.trace.contains(.instructions)
+                settings.stopsExactly = isExact
                 settings.visibleToPerf = configuration.namesForPerf
                 let translator = try Translator(cpu: cpu, memory: memory, settings: settings)
                 try observe(translator, configuration)
-                if let mode = configuration.userMode.direct { runUserCodeDirectly(mode) }
+                if !isExact, let mode = configuration.userMode.direct { runUserCodeDirectly(mode) }
                 return translator
             } catch {
                 throw MachineError(.host, "cannot make room for translated code: \(error)")

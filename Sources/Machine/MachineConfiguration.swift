@@ -73,6 +73,8 @@ public struct MachineConfiguration: Sendable {
     public var codeCache: UInt64 = 32 << 20
     /// Whether translated code counts its instructions (the interpreter always does).
     public var countsInstructions = false
+    /// What the guest's time is.
+    public var clock: ClockKind = .host
     /// How user code runs under the translator.
     public var userMode: UserMode = .auto
     /// Number of processors; 1.
@@ -161,6 +163,14 @@ public enum EngineKind: String, Sendable, CaseIterable {
     case interpreter
     /// Translates 64-bit code to host code; leaves the rest to the interpreter.
     case translator
+}
+
+/// What the guest's time is.
+public enum ClockKind: String, Sendable, CaseIterable {
+    /// The host's.
+    case host
+    /// The count of executed instructions, so that a run can be repeated.
+    case virtual
 }
 
 /// How the guest's user code runs under the translator.

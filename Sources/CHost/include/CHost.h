@@ -14,6 +14,7 @@
 #include <sys/timerfd.h>
 
 // memfd_create(2), close-on-exec; glibc declares it only under _GNU_SOURCE.
+static const int roost_seek_data = 3;              // SEEK_DATA, the same
 static const int roost_timer_absolute = TFD_TIMER_ABSTIME;
 
 static inline uint64_t roost_read_tsc(void) { return __builtin_ia32_rdtsc(); }

@@ -22,6 +22,8 @@ public final class Translator {
         public var heat: UInt8 = 2
         /// Count every instruction.
         public var counts = false
+        /// Return exactly at `instruction_limit`; with `counts` and `exactFlags`.
+        public var stopsExactly = false
         /// Keep dead flags as the interpreter does.
         public var exactFlags = false
         /// Jump from block to block without the dispatcher.
@@ -39,7 +41,8 @@ public final class Translator {
         self.memory = memory
         interpreter = Interpreter(cpu: cpu, memory: memory)
         let options = TranslationOptions(
-            counts: settings.counts, exactFlags: settings.exactFlags, chains: settings.chains)
+            counts: settings.counts || settings.stopsExactly, stopsExactly: settings.stopsExactly,
+            exactFlags: settings.exactFlags || settings.stopsExactly, chains: settings.chains)
         let created = try TranslationCache(
             size: max(settings.codeCache, 1 << 20), pages: Int(memory.limit / GuestMemory.pageSize), options: options,
             heatWanted: settings.heat, isAnonymous: settings.visibleToPerf)
@@ -146,6 +149,7 @@ extension VCPU {
         } catch {
             return raise(error)
         }
+        if exceedsLimit(block.pointee.count) { return runOne() }
         let cache = translations
         let codePage = s.pointee.rip &- (block.pointee.physical & 4095)
         if block.pointee.host == 0 {
