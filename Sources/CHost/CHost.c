@@ -7,6 +7,8 @@
 #include <sys/random.h>
 
 int roost_memfd_create(const char *name) { return memfd_create(name, MFD_CLOEXEC); }
+// A second mapping of a shared anonymous one (mremap(2) with an old size of zero).
+void *roost_map_again(void *mapping, size_t size) { return mremap(mapping, 0, size, MREMAP_MAYMOVE); }
 int64_t roost_random(void *buffer, size_t size) { return getrandom(buffer, size, 0); }
 
 // Names the calling thread, and gives its signal handlers a stack of their own: they restore the terminal after an overflow.

@@ -71,7 +71,7 @@ public final class GuestMemory: @unchecked Sendable {
     /// Bytes in a page.
     public static let pageSize: UInt64 = 4096
 
-    private let shared: SharedMemory
+    let shared: SharedMemory
     private var codeObserver: (@Sendable (UInt64) -> Void)?
     /// Raised by every write of a device to a page that is `.directExecutable`.
     public let directChanges: UnsafeMutablePointer<UInt32>

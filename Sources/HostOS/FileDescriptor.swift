@@ -19,6 +19,14 @@ public struct FileDescriptor: ~Copyable, Sendable {
         FileDescriptor(owning: try retrying("open \(path)") { Glibc.open(path, flags | O_CLOEXEC, mode) })
     }
 
+    /// Makes `/tmp/perf-PID.map`, where perf looks for names of generated code. A file that is there already goes: it is an
+    /// older process's, or somebody's who must not choose where we write.
+    public static func createForPerf() throws(HostError) -> FileDescriptor {
+        let path = "/tmp/perf-\(getpid()).map"
+        unlink(path)
+        return try open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW)
+    }
+
     /// Makes an event counter (`eventfd(2)`), non-blocking.
     public static func eventCounter() throws(HostError) -> FileDescriptor {
         FileDescriptor(owning: try retrying("eventfd") { eventfd(0, Int32(O_CLOEXEC | O_NONBLOCK)) })

@@ -46,6 +46,12 @@ public final class SharedMemory: @unchecked Sendable {
         if result == MAP_FAILED { throw HostError.last("map \(length) bytes of guest memory") }
     }
 
+    /// The first page from an offset in the memfd on that was ever touched, or the maximum.
+    public func nextData(from offset: Int) -> Int {
+        let found = lseek(descriptor, offset, roost_seek_data)
+        return found < 0 ? .max : max(found & ~4095, offset)
+    }
+
     deinit {
         munmap(base, span)
         close(descriptor)

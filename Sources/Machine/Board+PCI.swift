@@ -23,7 +23,9 @@ extension Board {
     package func connect(_ configuration: MachineConfiguration, door: any Door) throws(MachineError) -> Backends {
         var backends = Backends()
         for (index, disk) in configuration.disks.enumerated() {
-            try add(VirtioBlock(backend: try open(disk), door: door, identifier: "disk\(index)"))
+            // Requests are done at once where time is virtual: they finish at the instruction that made them.
+            let worker: any Worker = configuration.clock == .virtual ? InlineWorker() : QueueWorker(name: "roost.block")
+            try add(VirtioBlock(backend: try open(disk), door: door, identifier: "disk\(index)", worker: worker))
         }
         if case .user(let forwards) = configuration.network {
             let network = try makeNetwork(forwards)

@@ -1,6 +1,7 @@
 // Which engine runs, and the processor model that it runs.
 internal import CPU
 internal import DeviceModel
+internal import HostOS
 
 extension Interpreter: Engine {
     package func report(to statistics: inout RunStatistics) {}
@@ -40,12 +41,29 @@ extension Processor {
                 var settings = Translator.Settings()
                 settings.codeCache = Int(min(configuration.codeCache, 512 << 20))
                 settings.counts = configuration.countsInstructions
+                // Both stop the engine at an instruction of their choice.
+                let isExact = configuration.clock == .virtual || configuration.trace.contains(.instructions)
+                settings.stopsExactly = isExact
+                settings.visibleToPerf = configuration.namesForPerf
                 let translator = try Translator(cpu: cpu, memory: memory, settings: settings)
-                if let mode = configuration.userMode.direct { runUserCodeDirectly(mode) }
+                try observe(translator, configuration)
+                if !isExact, let mode = configuration.userMode.direct { runUserCodeDirectly(mode) }
                 return translator
             } catch {
                 throw MachineError(.host, "cannot make room for translated code: \(error)")
             }
+        }
+    }
+
+    /// Traces what is translated, and names it for perf.
+    private func observe(_ translator: Translator, _ configuration: MachineConfiguration) throws(HostError) {
+        let traces = configuration.trace.contains(.blocks)
+        let map = configuration.namesForPerf ? try PerfMap(routines: translator.routines) : nil
+        if !traces && map == nil { return }
+        perfMap = map
+        translator.onTranslation { block in
+            map?.add(block)
+            if traces { Terminal.note(block.listing) }
         }
     }
 

@@ -11,7 +11,7 @@ internal import Synchronization
 public final class Machine: Sendable {
     private let configuration: MachineConfiguration
     private let memory: GuestMemory
-    private let door: HostDoor
+    private let door: any Door
     private let processor: Processor
     private let board: Board
     private let console: Console
@@ -29,7 +29,7 @@ public final class Machine: Sendable {
             throw MachineError(.memory, "\(sizeInWords(configuration.memory)) of memory: \(error.reason)")
         }
         do {
-            door = try HostDoor()
+            door = configuration.clock == .virtual ? VirtualDoor() : try HostDoor()
         } catch {
             throw MachineError(.host, "\(error)")
         }
@@ -53,6 +53,9 @@ public final class Machine: Sendable {
     private static func check(_ configuration: MachineConfiguration) throws(MachineError) {
         guard configuration.processors == 1 else {
             throw MachineError(.processor, "\(configuration.processors) processors: this version has one")
+        }
+        guard configuration.clock == .host || configuration.network == .none else {
+            throw MachineError(.network, "virtual time has no network: packets come when they come")
         }
         guard configuration.memory >= 1 << 20 else {
             throw MachineError(.memory, "\(configuration.memory) bytes of memory: at least 1 MiB is needed")

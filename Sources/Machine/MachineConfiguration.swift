@@ -13,9 +13,12 @@ public struct TraceOptions: OptionSet, Sendable {
     public static let interrupts = TraceOptions(rawValue: 2)
     /// Every instruction, disassembled; slow.
     public static let instructions = TraceOptions(rawValue: 4)
+    /// Every block that is translated, guest and host code side by side.
+    public static let blocks = TraceOptions(rawValue: 8)
     /// The names, as the command line has them.
     public static let names: [(name: String, option: TraceOptions)] = [
         ("exits", .exits), ("interrupts", .interrupts), ("instructions", .instructions),
+        ("blocks", .blocks),
     ]
 }
 
@@ -70,6 +73,8 @@ public struct MachineConfiguration: Sendable {
     public var codeCache: UInt64 = 32 << 20
     /// Whether translated code counts its instructions (the interpreter always does).
     public var countsInstructions = false
+    /// What the guest's time is.
+    public var clock: ClockKind = .host
     /// How user code runs under the translator.
     public var userMode: UserMode = .auto
     /// Number of processors; 1.
@@ -88,6 +93,8 @@ public struct MachineConfiguration: Sendable {
     public var hasTestDevice = false
     /// A reset starts the machine again.
     public var rebootsOnReset = true
+    /// Whether translated code has names for perf.
+    public var namesForPerf = false
     /// What to print while it runs.
     public var trace: TraceOptions = []
 
@@ -156,6 +163,14 @@ public enum EngineKind: String, Sendable, CaseIterable {
     case interpreter
     /// Translates 64-bit code to host code; leaves the rest to the interpreter.
     case translator
+}
+
+/// What the guest's time is.
+public enum ClockKind: String, Sendable, CaseIterable {
+    /// The host's.
+    case host
+    /// The count of executed instructions, so that a run can be repeated.
+    case virtual
 }
 
 /// How the guest's user code runs under the translator.

@@ -23,6 +23,9 @@ package final class Processor: PowerControl, @unchecked Sendable {
     let cpu: VirtualCPU
     let memory: GuestMemory
     let door: any Door
+    /// The door, if its time is the count of instructions.
+    private let ordered: VirtualDoor?
+    private var traced: (instructions: UInt64, rip: UInt64) = (.max, .max)
     private var engine: (any Engine)?
     private var board: Board?
     private var clock: KVMClock
@@ -34,6 +37,8 @@ package final class Processor: PowerControl, @unchecked Sendable {
     private var events = EventRing()
     private let trace: TraceOptions
     private var direct: DirectExecution?
+    /// Names for perf.
+    var perfMap: PerfMap?
     /// Counts so far; complete when `run` has returned.
     package private(set) var statistics = RunStatistics()
     private var exitCounts = [UInt64](repeating: 0, count: VMExit.kindNames.count)
@@ -46,8 +51,10 @@ package final class Processor: PowerControl, @unchecked Sendable {
         self.door = door
         self.trace = trace
         clock = KVMClock(memory: memory)
-        frequency = HostTSC.frequency
+        ordered = door as? VirtualDoor
+        frequency = ordered == nil ? HostTSC.frequency : VirtualDoor.frequency
         scale = ClockScale(frequency: frequency)
+        ordered?.attach(cpu)
     }
 
     /// Ticks a second of the guest's counter.
@@ -107,6 +114,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
         let started = door.now
         defer { finish(since: started) }
         while true {
+            ordered?.fireDue()
             if let outcome = takeWishes() { return outcome }
             if apic.hasDeliverableInterrupt {
                 if engine.canTakeInterrupt {
@@ -122,6 +130,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
                 }
             }
             keepTime(apic)
+            if ordered != nil || trace.contains(.instructions) { setLimit() }
             let exit = engine.run()
             exitCounts[exit.kind] += 1
             if exit != .interrupted { note(.exit(exit)) }
@@ -181,12 +190,18 @@ package final class Processor: PowerControl, @unchecked Sendable {
 
     private func readMSR(_ number: UInt32, _ engine: any Engine, _ apic: LocalAPIC) {
         if KVMClock.owns(number) { return answer(engine, clock.read(number)) }
+        if number == 0x10 { return answer(engine, vcpu.timeStamp) }
         if let value = apic.readMSR(number) { answer(engine, value) } else { engine.completeWithGeneralProtection() }
     }
 
     private func writeMSR(_ number: UInt32, _ value: UInt64, _ engine: any Engine, _ apic: LocalAPIC) {
         if KVMClock.owns(number) {
             if clock.write(number, value, now: door.now, wallTime: door.wallClock) { sampleClock(apic) }
+            return engine.complete(0)
+        }
+        if number == 0x10 {
+            // SAFETY: this is the vCPU's thread.
+            unsafe cpu.state.pointee.tsc_offset = value &- vcpu.rawCounter
             return engine.complete(0)
         }
         guard apic.writeMSR(number, value) else { return engine.completeWithGeneralProtection() }
@@ -204,7 +219,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
             let open = unsafe cpu.state.pointee.rflags & 0x200 != 0 || cpu.state.pointee.monitor_address != 0
             let nonMaskable = unsafe cpu.state.pointee.pending_nmi != 0
             if wished || nonMaskable || (open && apic.hasDeliverableInterrupt) { break }
-            wake.wait()
+            if let ordered, ordered.skipToDeadline() { ordered.fireDue() } else { wake.wait() }
         }
         statistics.halted &+= door.now &- start
     }
@@ -215,6 +230,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
     private func keepTime(_ apic: LocalAPIC) {
         // SAFETY: this is the vCPU's thread.
         let offset = unsafe cpu.state.pointee.tsc_offset
+        if ordered != nil && offset == lastOffset { return }
         sinceSample &+= 1
         if offset == lastOffset && sinceSample & 31 != 0 { return }
         let now = door.now
@@ -235,9 +251,20 @@ package final class Processor: PowerControl, @unchecked Sendable {
     }
 
     /// What RDTSC would give the guest now.
-    private var guestTSC: UInt64 {
+    private var guestTSC: UInt64 { vcpu.timeStamp }
+
+    /// Sets where the engine stops: at the next timer, or at once when every instruction is to be printed.
+    private func setLimit() {
         // SAFETY: this is the vCPU's thread.
-        unsafe roost_read_tsc() &+ cpu.state.pointee.tsc_offset
+        let state = unsafe cpu.state
+        unsafe state.pointee.instruction_limit = ordered?.limit ?? .max
+        guard trace.contains(.instructions) else { return }
+        unsafe state.pointee.instruction_limit = state.pointee.instructions &+ 1
+        let place = unsafe (instructions: state.pointee.instructions, rip: state.pointee.rip)
+        if place == traced { return }
+        traced = place
+        let report = ProcessorReport(vcpu: vcpu, memory: memory)
+        for line in report.listing(count: 1) { Terminal.note(line) }
     }
 
     // MARK: Starting and ending
@@ -280,9 +307,11 @@ package final class Processor: PowerControl, @unchecked Sendable {
         unsafe statistics.tlbMisses = state.pointee.tlb_misses
         unsafe statistics.pageWalks = state.pointee.page_walks
         unsafe statistics.exceptions = state.pointee.exceptions
+        perfMap?.flush()
         direct?.stop()
         statistics.direct = direct?.statistics
         statistics.tscFrequency = frequency
+        if ordered != nil { statistics.memoryHash = memory.contentHash() }
         statistics.elapsed &+= door.now &- started
         engine?.report(to: &statistics)
         for (kind, count) in exitCounts.enumerated() where count > 0 {

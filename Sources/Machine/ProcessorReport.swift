@@ -1,7 +1,6 @@
-// A processor's registers in words, a look at the guest's memory without side effects, and disassembly through Zydis.
+// A processor's registers in words, a look at the guest's memory without side effects.
 internal import CHost
 internal import CPU
-internal import CZydis
 internal import GuestMemory
 
 /// Reads a stopped vCPU. Nothing here changes it or the guest's memory.
@@ -113,25 +112,8 @@ struct ProcessorReport {
 
     /// The instruction at the start of some bytes, in Intel's notation.
     func disassemble(_ bytes: [UInt8], at address: UInt64) -> (text: String, length: Int)? {
-        let mode: ZydisMachineMode =
-            switch unsafe vcpu.s.pointee.code_size {
-            case 8: ZYDIS_MACHINE_MODE_LONG_64
-            case 4: ZYDIS_MACHINE_MODE_LONG_COMPAT_32
-            default:
-                unsafe vcpu.s.pointee.protected_mode != 0
-                    ? ZYDIS_MACHINE_MODE_LONG_COMPAT_16 : ZYDIS_MACHINE_MODE_REAL_16
-            }
-        var instruction = unsafe ZydisDisassembledInstruction()
-        // SAFETY: Zydis reads no more than the count given, and fills the structure it gets.
-        let status = unsafe bytes.withUnsafeBytes {
-            unsafe ZydisDisassembleIntel(mode, address, $0.baseAddress, ZyanUSize($0.count), &instruction)
-        }
-        guard status & 0x8000_0000 == 0 else { return nil }
-        // SAFETY: the text is a zero-terminated array inside the structure.
-        let text = unsafe withUnsafeBytes(of: &instruction.text) { raw in
-            unsafe String(decoding: raw.prefix { $0 != 0 }, as: UTF8.self)
-        }
-        return (text, unsafe Int(instruction.info.length))
+        let (size, isProtected) = unsafe (vcpu.s.pointee.code_size, vcpu.s.pointee.protected_mode != 0)
+        return Disassembler(codeSize: size, isReal: !isProtected).instruction(bytes[...], at: address)
     }
 
     /// The next instructions as lines of address, bytes and text.

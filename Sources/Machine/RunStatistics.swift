@@ -34,6 +34,9 @@ public struct RunStatistics: Sendable, Codable, Equatable {
     /// Times the guest was started again.
     public var resets: UInt64 = 0
 
+    /// With virtual time: a hash of the guest's memory at the end.
+    public var memoryHash: UInt64?
+
     /// What ran directly; nil: nothing could.
     public var direct: DirectStatistics?
     /// Ticks a second of the time-stamp counter.
@@ -58,6 +61,10 @@ public struct RunStatistics: Sendable, Codable, Equatable {
             "TLB misses    \(tlbMisses), page walks \(pageWalks)",
             "exceptions    \(exceptions), interrupts \(interrupts), resets \(resets)",
         ]
+        if let memoryHash {
+            let digits = String(memoryHash, radix: 16)
+            lines.append("memory hash   " + String(repeating: "0", count: 16 - digits.count) + digits)
+        }
         if let direct {
             if let reason = direct.unavailable { lines.append("direct        off: \(reason)") }
             func nanoseconds(_ ticks: UInt64) -> UInt64 {

@@ -26,6 +26,9 @@ struct RunCommand: ParsableCommand {
     @Option(help: "How user code runs under the translator: natively where that pays (auto), or translated.")
     var userMode: UserMode = .auto
 
+    @Option(help: "Guest time: the host's, or the count of instructions (virtual), so that a run can be repeated.")
+    var clock: ClockKind = .host
+
     @Option(help: "The processor's model (default: what the host has, without AVX-512).")
     var cpu: String?
 
@@ -47,8 +50,8 @@ struct RunCommand: ParsableCommand {
     @Option(help: "A raw disk image as FILE[,readonly]; repeatable.")
     var disk: [DiskOption] = []
 
-    @Option(help: "user[,forward=tcp:HOSTPORT:GUESTPORT]… or none.")
-    var net: NetworkOption = NetworkOption(value: .user(forwards: []))
+    @Option(help: "user[,forward=tcp:HOSTPORT:GUESTPORT]… (default: user) or none.")
+    var net: NetworkOption?
 
     @Option(help: "Where the console is: stdio, file:PATH or pty.")
     var console: ConsoleOption = ConsoleOption(value: .standard)
@@ -62,8 +65,11 @@ struct RunCommand: ParsableCommand {
     @Flag(help: "End when the guest resets instead of starting it again.")
     var noReboot = false
 
-    @Option(help: "Print to standard error: exits, interrupts, instructions; comma-separated.")
+    @Option(help: "Print to standard error: exits, interrupts, instructions, blocks; comma-separated.")
     var trace: TraceOption = TraceOption(value: [])
+
+    @Flag(help: "Name translated code for perf, in /tmp/perf-PID.map.")
+    var perf = false
 
     @Flag(help: "Print statistics to standard error at the end.")
     var stats = false
@@ -111,11 +117,13 @@ struct RunCommand: ParsableCommand {
         configuration.processors = cpus
         configuration.memory = memory.bytes
         configuration.disks = disks
-        configuration.network = net.value
+        configuration.clock = clock
+        configuration.network = net?.value ?? (clock == .host ? .user(forwards: []) : .none)
         configuration.console = console.value
         configuration.debugExitPort = debugExit?.value
         configuration.hasTestDevice = testDevice
         configuration.rebootsOnReset = !noReboot
+        configuration.namesForPerf = perf
         configuration.trace = trace.value
         return configuration
     }
@@ -139,6 +147,7 @@ struct RunCommand: ParsableCommand {
 }
 
 extension EngineKind: ExpressibleByArgument {}
+extension ClockKind: ExpressibleByArgument {}
 extension UserMode: ExpressibleByArgument {
     /// `always` is for tests.
     static var allValueStrings: [String] { ["auto", "translate"] }

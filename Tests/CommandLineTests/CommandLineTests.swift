@@ -127,7 +127,7 @@ struct CommandLineTests {
     func usage() throws {
         for (option, value, words) in [
             ("--memory", "12Q", "a number with K, M or G"), ("--net", "usr", "forward=tcp:HOSTPORT:GUESTPORT"),
-            ("--console", "file:", "file:PATH or pty"), ("--trace", "exit", "exits, interrupts, instructions"),
+            ("--console", "file:", "file:PATH or pty"), ("--trace", "exit", "exits, interrupts, instructions, blocks"),
             ("--debug-exit", "0x10000", "(v << 1) | 1"), ("--disk", "", "FILE[,readonly]"),
         ] {
             try expect(["run", "--kernel", "k", option, value], status: 64, "invalid for '\(option)")

@@ -121,6 +121,67 @@ struct TinyGuestTests {
         #expect(json.error.contains("\"port write\" : 4"), "\(json.error)")
     }
 
+    @Test("--trace prints exits, instructions and blocks, each where it is asked for")
+    func traces() throws {
+        // mov ecx, 100; again: dec ecx; jnz again
+        let loop: [UInt8] = [0xB9, 100, 0, 0, 0, 0xFF, 0xC9, 0x75, 0xFC]
+        let image = TinyGuest.linux(loop + TinyGuest.say("a") + TinyGuest.powerOff)
+        #expect(try run(image).error.isEmpty)
+        let exits = try run(image, ["--trace", "exits"])
+        #expect(exits.error.contains("out port 0xe9 size 1 value 0x61"), "\(exits.error)")
+        #expect(!exits.error.contains("dec ecx"))
+        for engine in ["interpreter", "translator"] {
+            let instructions = try run(image, ["--trace", "instructions", "--engine", engine])
+            let lines = instructions.error.split(separator: "\n")
+            #expect(lines.filter { $0.contains("dec ecx") }.count == 100, "\(instructions.error.prefix(2000))")
+            #expect(lines.filter { $0.contains("out 0xE9, al") }.count == 1)
+            #expect(instructions.output == "a")
+        }
+        let blocks = try run(image, ["--trace", "blocks,exits"])
+        let beside = blocks.error.split(separator: "\n").filter { $0.contains("  dec ecx ") && $0.contains(" | ") }
+        #expect(!beside.isEmpty, "\(blocks.error)")
+        #expect(blocks.error.contains("block guest_kernel_"))
+        #expect(blocks.error.contains("out port 0xe9"))
+    }
+
+    @Test("--perf names translated code in /tmp/perf-PID.map")
+    func perfMap() throws {
+        let loop: [UInt8] = [0xB9, 100, 0, 0, 0, 0xFF, 0xC9, 0x75, 0xFC]
+        let known = Set(perfMaps())
+        #expect(try run(TinyGuest.linux(loop + TinyGuest.powerOff), ["--perf"]).status == 0)
+        let lines = try perfMaps().filter { !known.contains($0) }.flatMap { path in
+            defer { try? FileManager.default.removeItem(atPath: path) }
+            return try String(contentsOfFile: path, encoding: .utf8).split(separator: "\n").map(String.init)
+        }
+        #expect(lines.contains { $0.hasSuffix(" roost_translator_routines") })
+        #expect(lines.contains { $0.contains(" guest_kernel_") && $0.split(separator: " ").count == 3 })
+    }
+
+    private func perfMaps() -> [String] {
+        let names = (try? FileManager.default.contentsOfDirectory(atPath: "/tmp")) ?? []
+        return names.filter { $0.hasPrefix("perf-") && $0.hasSuffix(".map") }.map { "/tmp/" + $0 }
+    }
+
+    @Test("With virtual time a tiny guest's run can be repeated; it has no network and no input")
+    func virtualTime() throws {
+        let loop: [UInt8] = [0xB9, 100, 0, 0, 0, 0xFF, 0xC9, 0x75, 0xFC]
+        let image = TinyGuest.linux(loop + TinyGuest.say("a") + TinyGuest.powerOff)
+        let reports = try ["interpreter", "translator", "translator"].map { engine in
+            let lines = try run(image, ["--clock", "virtual", "--stats", "--engine", engine]).error.split(
+                separator: "\n")
+            return lines.filter { $0.hasPrefix("instructions") || $0.hasPrefix("memory hash") }
+        }
+        #expect(reports[0].count == 2, "\(reports)")
+        #expect(reports[0] == reports[1] && reports[1] == reports[2], "\(reports)")
+        let network = try run(image, ["--clock", "virtual", "--net", "user"])
+        #expect(network.status != 0)
+        #expect(network.error.contains("virtual time has no network"), "\(network.error)")
+        let halted = TinyGuest.multiboot([0xFA, 0xF4, 0xEB, 0xFD])
+        let typed = try run(halted, ["--clock", "virtual"], input: Data([97, 1, 120]))
+        #expect(typed.status == 0)
+        #expect(typed.error.contains("no input"), "\(typed.error)")
+    }
+
     @Test("--console file takes the output")
     func consoleFile() throws {
         let path = FileManager.default.temporaryDirectory.appendingPathComponent("roost-console-\(UUID())").path

@@ -14,6 +14,7 @@
 #include <sys/timerfd.h>
 
 // memfd_create(2), close-on-exec; glibc declares it only under _GNU_SOURCE.
+static const int roost_seek_data = 3;              // SEEK_DATA, the same
 static const int roost_timer_absolute = TFD_TIMER_ABSTIME;
 
 static inline uint64_t roost_read_tsc(void) { return __builtin_ia32_rdtsc(); }
@@ -24,6 +25,7 @@ static inline uint8_t roost_set_flags(uint8_t *flags, uint8_t bits) {
     return __atomic_fetch_or(flags, bits, __ATOMIC_SEQ_CST);
 }
 int roost_memfd_create(const char *name);
+void *roost_map_again(void *mapping, size_t size);
 int64_t roost_random(void *buffer, size_t size);   // getrandom(2)
 
 // Raw terminal mode, restored at exit, at signals that end the process, and after a stop; false if not a terminal of ours.

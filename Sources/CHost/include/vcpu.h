@@ -147,6 +147,13 @@ typedef struct {
     // ---- statistics ----------------------------------------------------------------------------------------------
     uint64_t instructions, tlb_misses, page_walks, exceptions, interrupts;
 
+    // ---- counting (docs/architecture.md, "Virtual time"); 64 bytes ------------------------------------------------
+    uint64_t instruction_limit;  // VMExit.interrupted as soon as `instructions` is there; ~0 never
+    uint64_t skipped_time;       // nanoseconds of virtual time that passed while the vCPU was halted
+    uint8_t  virtual_clock;      // time is instructions + skipped_time, and the machine is asked for the counter
+    uint8_t  counting_reserved[7];
+    uint64_t counting_reserved2[5];
+
     // ---- direct execution of user code (see CPU/Direct); 64 bytes -----------------------------------------------
     void    *direct;             // the DirectExecution; zero: none
     int32_t  direct_running;     // atomic; pidfd + 1 of the stub that runs, for who sets `attention`; 0 none

@@ -64,6 +64,7 @@ extension VCPU {
             if careful {
                 s.pointee.completed_next = 0
             } else {
+                if s.pointee.instructions >= s.pointee.instruction_limit { return .interrupted }
                 if roost_attention(s) != 0 {
                     if roost_attention_take(s, ROOST_ATTENTION_KICK | ROOST_ATTENTION_INTERRUPT) != 0 {
                         if s.pointee.direct != nil { directTick() }
@@ -104,6 +105,7 @@ extension VCPU {
         var p: UnsafePointer<Instruction>
         do throws(CPUException) {
             let block = try findBlock()
+            if exceedsLimit(block.pointee.count) { return runOne() }
             if s.pointee.code_size != 8
                 && s.pointee.rip &+ UInt64(block.pointee.byteLength) &- 1 > UInt64(segment(Int(ROOST_CS)).pointee.limit)
             {

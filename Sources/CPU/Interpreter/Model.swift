@@ -53,11 +53,13 @@ extension VCPU {
     }
 
     /// The guest's time-stamp counter now.
-    package var timeStamp: UInt64 { roost_rdtsc() &+ s.pointee.tsc_offset }
+    package var timeStamp: UInt64 { rawCounter &+ s.pointee.tsc_offset }
 
     private func readTimeStamp(auxiliary: Bool) throws(CPUException) {
         if s.pointee.cr4 & 4 != 0 && s.pointee.cpl != 0 { throw .generalProtection(0) }
-        split(timeStamp)
+        // The count of instructions is exact only where the engine is left.
+        let isVirtual = s.pointee.virtual_clock != 0
+        split(isVirtual ? try answer(.readMSR, address: 0x10, size: 8, value: 0) : timeStamp)
         if auxiliary { gpr[1] = s.pointee.tsc_aux & 0xFFFF_FFFF }
     }
 

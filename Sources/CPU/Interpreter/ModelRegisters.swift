@@ -17,9 +17,11 @@ extension VCPU {
         try setModelRegister(UInt32(truncatingIfNeeded: gpr[1]), (gpr[2] << 32) | (gpr[0] & 0xFFFF_FFFF))
     }
 
-    /// Whether the machine, not the CPU, holds a register: the local APIC's and the paravirtual clock's.
+    /// Whether the machine, not the CPU, holds a register: the local APIC's and the paravirtual clock's, and the counter
+    /// where it depends on the instruction.
     private func isOutside(_ number: UInt32) -> Bool {
         switch number {
+        case 0x10: s.pointee.virtual_clock != 0
         case 0x1B, 0x6E0, 0x800...0x8FF, 0x11, 0x12, 0x4B56_4D00...0x4B56_4DFF: true
         default: false
         }
@@ -83,7 +85,7 @@ extension VCPU {
             return
         }
         switch number {
-        case 0x10: s.pointee.tsc_offset = value &- roost_rdtsc()
+        case 0x10: s.pointee.tsc_offset = value &- rawCounter
         case 0x8B, 0x179, 0x17A, 0x3A, 0x186...0x189, 0xC1...0xC8, 0xE7, 0xE8, 0x79, 0x199, 0x19B, 0x1D9, 0x140, 0x122:
             break
         case 0x174: s.pointee.sysenter_cs = value & 0xFFFF

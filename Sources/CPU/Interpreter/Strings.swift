@@ -15,10 +15,7 @@ extension VCPU {
         while true {
             let count = truncateAddress(gpr[1], size)
             if count == 0 { break }
-            if budget <= 0 || (budget < 4096 && roost_attention(s) != 0) {
-                s.pointee.rip = currentRIP(i)
-                return
-            }
+            if budget <= 0 || (budget < 4096 && roost_attention(s) != 0) { return suspendString(i) }
             let run = try stringRun(i, count)
             if run > 0 {
                 writeCounter(count &- run, size)
@@ -32,11 +29,17 @@ extension VCPU {
             if stop { break }
             if answered != 0 || watched {
                 // One element an instruction where the machine answers or a debugger watches.
-                s.pointee.rip = count == 1 ? nextRIP(i) : currentRIP(i)
-                return
+                if count > 1 { return suspendString(i) }
+                break
             }
         }
         s.pointee.rip = nextRIP(i)
+    }
+
+    /// The instruction goes on later; it is counted once, when it is done.
+    private func suspendString(_ i: UnsafePointer<Instruction>) {
+        s.pointee.rip = currentRIP(i)
+        if s.pointee.translation == nil || translations.pointee.options.counts { s.pointee.instructions &-= 1 }
     }
 
     /// Single step, watchpoints or alignment checks are on.

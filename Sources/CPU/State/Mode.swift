@@ -118,7 +118,7 @@ extension VCPU {
         s.pointee.misc_enable = 1
         s.pointee.tsc_aux = 0
         s.pointee.mtrr_default = 0
-        s.pointee.tsc_offset = 0 &- roost_rdtsc()
+        s.pointee.tsc_offset = 0 &- rawCounter
         s.pointee.mxcsr_mask = 0xFFFF
         // x87 after FNINIT's cousin RESET, MXCSR.
         memset(roost_xsave_area(s), 0, 2560)

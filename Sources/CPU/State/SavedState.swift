@@ -121,7 +121,7 @@ extension VirtualCPU {
         s.pointee.idtr_limit = UInt32(truncatingIfNeeded: saved.tables[3])
         restoreControl(saved)
         restoreRegisters(saved)
-        s.pointee.tsc_offset = saved.timeStamp &- roost_rdtsc()
+        s.pointee.tsc_offset = saved.timeStamp &- v.rawCounter
         s.pointee.pkru = saved.protectionKeys
         (s.pointee.random_state, s.pointee.random_key) = (saved.random[0], saved.random[1])
         s.pointee.halted = saved.events[0]

@@ -55,6 +55,19 @@ public struct VCPU: BitwiseCopyable {
     }
 }
 
+extension VCPU {
+    /// What the guest's counter counts from: the host's counter or virtual time.
+    package var rawCounter: UInt64 {
+        s.pointee.virtual_clock != 0 ? s.pointee.instructions &+ s.pointee.skipped_time : roost_rdtsc()
+    }
+
+    /// Whether so many instructions more would go beyond `instruction_limit`.
+    @inline(__always)
+    func exceedsLimit(_ count: UInt16) -> Bool {
+        s.pointee.instructions &+ UInt64(count) > s.pointee.instruction_limit
+    }
+}
+
 /// Owns a vCPU's state block and its TLBs.
 public final class VirtualCPU: @unchecked Sendable {
     /// The state block.
@@ -84,6 +97,7 @@ public final class VirtualCPU: @unchecked Sendable {
         fetchTable = .allocate(capacity: 1024)
         memset(fetchTable, 0xFF, 1024 * MemoryLayout<roost_tlb_entry>.stride)
         state.pointee.fetch_tlb = fetchTable
+        state.pointee.instruction_limit = ~0
         model = CPUModel.host
         modelChanged()
     }

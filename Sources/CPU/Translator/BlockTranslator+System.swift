@@ -4,6 +4,7 @@ internal import CHost
 extension BlockTranslator {
     /// Whether a system instruction is emitted: in 64-bit code of CPL 0, where none of them can fault.
     func emitsSystem(_ p: Instruction) -> Bool {
+        if options.stopsExactly && [.rdtsc, .rdtscp, .sti].contains(p.operation) { return false }
         // CR4.TSD may forbid user code the time: the interpreter looks.
         if p.operation == .rdtsc || p.operation == .rdtscp { return size64 && !options.exactFlags }
         if p.operation == .pushf { return size64 && p.operandSize == 8 }

@@ -21,6 +21,9 @@ let guestStack: HostRegister = 14
 struct TranslationOptions {
     /// Count every instruction in `instructions`, exactly.
     var counts = false
+    /// Stop before the first instruction of a block that goes beyond `instruction_limit`, and leave what depends on the
+    /// instruction it happens at to the interpreter; with `counts`.
+    var stopsExactly = false
     /// Keep dead flags as the interpreter does, so that states can be compared.
     var exactFlags = false
     /// Jump from block to block without the dispatcher.
@@ -60,6 +63,8 @@ struct BlockTranslator {
     var reached: UInt32 = 0
     var stubs: [Stub] = []
     var exits: [Exit] = []
+    /// Where each instruction's code begins, and where the last one's ends, if anyone wants to know.
+    var marks: [Int]?
 
     /// A slow path to be written after the block: instruction `index` by the interpreter.
     struct Stub {
@@ -149,10 +154,19 @@ struct BlockTranslator {
     /// Writes the whole block.
     mutating func translate(endsInBranch: Bool, usesGroups: Bool) {
         if usesGroups { findGroups() }
-        if options.counts { code.arithmetic(0, StateOffset.instructions, Int32(count), wide: true) }
+        if options.stopsExactly {
+            emitLimit()
+        } else if options.counts {
+            code.arithmetic(0, StateOffset.instructions, Int32(count), wide: true)
+        }
         if !options.chains { code.bytes(0x0F, 0x1F, 0x80, 0, 0, 0, 0, 0x66, 0x0F, 0x1F, 0x44, 0, 0) }
-        for n in 0..<count - 1 { emit(n) }
+        for n in 0..<count - 1 {
+            marks?.append(code.count)
+            emit(n)
+        }
+        marks?.append(code.count)
         emitLast(endsInBranch)
+        marks?.append(code.count)
         var n = 0
         while n < stubs.count {
             write(stubs[n])
@@ -171,6 +185,15 @@ struct BlockTranslator {
         }
     }
     var lateStubs: [Stub] = []
+
+    /// Counts the block's instructions, or leaves to the dispatcher if they are too many.
+    private mutating func emitLimit() {
+        code.load(scratch0, StateOffset.instructions)
+        code.arithmetic(0, scratch0, Int32(count))
+        code.memory(0x3B, wide: true, reg: scratch0, StateOffset.instructionLimit)
+        exits.append(Exit(jump: code.jump(if: 7), target: pageOffset, kind: .attention))
+        code.store(StateOffset.instructions, scratch0)
+    }
 
     /// The last instruction and the way on.
     private mutating func emitLast(_ endsInBranch: Bool) {

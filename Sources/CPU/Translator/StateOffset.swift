@@ -9,6 +9,7 @@ enum StateOffset {
     static let attention = state(\.attention)
     static let tlbTag = state(\.tlb_tag)
     static let instructions = state(\.instructions)
+    static let instructionLimit = state(\.instruction_limit)
     static let chainSite = state(\.chain_site)
     static let entry = state(\.entry)
     static let own = state(\.self_)

@@ -56,7 +56,8 @@ struct TranslationCache {
     let enter: @convention(c) (UnsafeMutableRawPointer, UnsafeRawPointer) -> Int
     let usesRORX: Bool
     var options: TranslationOptions
-    private let firstPosition: Int
+    /// Where the first translation may be; the common routines are before it.
+    let firstPosition: Int
     private(set) var position: Int
     /// Times that a block is interpreted before it is translated.
     var heatWanted: UInt8
@@ -65,6 +66,8 @@ struct TranslationCache {
     private(set) var flushes: UInt64 = 0
     /// Times that translated code was entered from the dispatcher.
     var entries: UInt64 = 0
+    /// Is told of each translation.
+    var observer: ((TranslatedBlock) -> Void)?
 
     /// How often each row of the instruction table was left to the interpreter.
     let callouts: UnsafeMutablePointer<UInt64>
@@ -82,8 +85,10 @@ struct TranslationCache {
     /// The dead translation by which translated code was left, 0 none.
     var staleRecord = 0
 
-    init(size: Int, pages: Int, options: TranslationOptions, heatWanted: UInt8) throws(HostError) {
-        memory = try CodeMemory(size: size)
+    init(
+        size: Int, pages: Int, options: TranslationOptions, heatWanted: UInt8, isAnonymous: Bool
+    ) throws(HostError) {
+        memory = try CodeMemory(size: size, isAnonymous: isAnonymous)
         self.options = options
         self.heatWanted = heatWanted
         pageCount = max(pages, 1)

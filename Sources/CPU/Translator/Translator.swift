@@ -22,10 +22,14 @@ public final class Translator {
         public var heat: UInt8 = 2
         /// Count every instruction.
         public var counts = false
+        /// Return exactly at `instruction_limit`; with `counts` and `exactFlags`.
+        public var stopsExactly = false
         /// Keep dead flags as the interpreter does.
         public var exactFlags = false
         /// Jump from block to block without the dispatcher.
         public var chains = true
+        /// Keep the code where perf names it by a map (see `CodeMemory`).
+        public var visibleToPerf = false
 
         /// The defaults.
         public init() {}
@@ -37,10 +41,11 @@ public final class Translator {
         self.memory = memory
         interpreter = Interpreter(cpu: cpu, memory: memory)
         let options = TranslationOptions(
-            counts: settings.counts, exactFlags: settings.exactFlags, chains: settings.chains)
+            counts: settings.counts || settings.stopsExactly, stopsExactly: settings.stopsExactly,
+            exactFlags: settings.exactFlags || settings.stopsExactly, chains: settings.chains)
         let created = try TranslationCache(
             size: max(settings.codeCache, 1 << 20), pages: Int(memory.limit / GuestMemory.pageSize), options: options,
-            heatWanted: settings.heat)
+            heatWanted: settings.heat, isAnonymous: settings.visibleToPerf)
         cache = .allocate(capacity: 1)
         cache.initialize(to: created)
         let s = cpu.state
@@ -62,6 +67,14 @@ public final class Translator {
     public func run() -> VMExit {
         written.take { page in cpu.vcpu.forgetTranslations(page: Int(truncatingIfNeeded: page)) }
         return interpreter.run()
+    }
+
+    /// Sets what is told of each block as it is translated; before the first run.
+    public func onTranslation(_ observer: @escaping (TranslatedBlock) -> Void) { cache.pointee.observer = observer }
+
+    /// The routines that all translated code shares.
+    public var routines: (address: UInt64, size: Int) {
+        (UInt64(UInt(bitPattern: cache.pointee.memory.executable)), cache.pointee.firstPosition)
     }
 
     /// Blocks translated so far.
@@ -136,6 +149,7 @@ extension VCPU {
         } catch {
             return raise(error)
         }
+        if exceedsLimit(block.pointee.count) { return runOne() }
         let cache = translations
         let codePage = s.pointee.rip &- (block.pointee.physical & 4095)
         if block.pointee.host == 0 {
@@ -259,8 +273,10 @@ extension VCPU {
             firstNumber: Int(block.pointee.first), count: Int(block.pointee.count), pageOffset: pageOffset,
             absolute: absolute, vcpu: self,
             liveOut: cache.pointee.options.exactFlags ? .all : flagsWanted(after: block))
+        if cache.pointee.observer != nil { translator.marks = [] }
         translator.translate(
             endsInBranch: block.pointee.endsInBranch, usesGroups: block.pointee.bails < Self.mostBails)
+        if cache.pointee.observer != nil { report(block, translator) }
         block.pointee.host = UInt32(position)
         cache.pointee.add(
             pageOffset: pageOffset, absolute: absolute, page: page, secondPage: block.pointee.secondPage,

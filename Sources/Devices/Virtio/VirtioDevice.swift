@@ -82,7 +82,7 @@ public struct QueueWorker: Worker {
     public func run(_ job: @escaping @Sendable () -> Void) { queue.async(execute: job) }
 }
 
-/// A worker that runs a job at once, for tests.
+/// A worker that runs a job at once: where time is virtual, and for tests.
 public struct InlineWorker: Worker {
     /// Makes one.
     public init() {}
