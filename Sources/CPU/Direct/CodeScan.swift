@@ -37,36 +37,50 @@ package enum CodeScan {
         }
     }
 
-    /// Whether a page may be executed. `next`: what follows it linearly, at least 16 bytes; nil when unknown.
-    package static func mayRun(_ bytes: UnsafePointer<UInt8>, next: UnsafePointer<UInt8>?) -> Bool {
-        forbidden(bytes, next: next, most: 0) != nil
+    /// A page of code with what stands before and after it linearly; nil: unknown.
+    package struct Page {
+        let bytes: UnsafePointer<UInt8>
+        let previous: UnsafePointer<UInt8>?
+        let next: UnsafePointer<UInt8>?
+
+        /// A page and its neighbors.
+        package init(_ bytes: UnsafePointer<UInt8>, previous: UnsafePointer<UInt8>?, next: UnsafePointer<UInt8>?) {
+            self.bytes = bytes
+            self.previous = previous
+            self.next = next
+        }
+
+        /// The byte at an offset from the page's start, -4096 to 8191.
+        subscript(_ n: Int) -> UInt8? {
+            n < 0 ? previous?[n + 4096] : n < 4096 ? bytes[n] : next?[n - 4096]
+        }
     }
 
+    /// Whether a page may be executed as it is.
+    package static func mayRun(_ page: Page) -> Bool { forbidden(page, most: 0) != nil }
+
     /// Where a page's forbidden instructions begin; nil: there are more than `most`, or it isn't clear where.
-    package static func forbidden(
-        _ bytes: UnsafePointer<UInt8>, next: UnsafePointer<UInt8>?, most: Int
-    ) -> [Int]? {
+    package static func forbidden(_ page: Page, most: Int) -> [Int]? {
         var found: [Int] = []
         var n = 0
         while true {
-            n = Int(roost_find_byte(bytes, UInt64(n), 4096, 0x0F))
+            n = Int(roost_find_byte(page.bytes, UInt64(n), 4096, 0x0F))
             if n >= 4096 { return found }
-            let second: UInt8? = n + 1 < 4096 ? bytes[n + 1] : next?[0]
-            let third: UInt8? = n + 2 < 4096 ? bytes[n + 2] : next?[n + 2 - 4096]
             // The page's last byte is an escape and nobody knows what follows.
-            guard let second, let third else {
-                if n + 1 < 4096 && !isForbidden(bytes[n + 1], 0xFA) && !isForbidden(bytes[n + 1], 0) {
+            guard let second = page[n + 1], let third = page[n + 2] else {
+                if n + 1 < 4096 && !isForbidden(page.bytes[n + 1], 0xFA) && !isForbidden(page.bytes[n + 1], 0) {
                     n += 1
                     continue
                 }
                 return nil
             }
             if isForbidden(second, third) {
-                switch verdict(at: n, bytes, next) {
+                switch verdict(at: n, page) {
                 case .none: break
                 case .unclear: return nil
                 case .begins(let start):
-                    if found.count >= most { return nil }
+                    // One that begins in the page before is guarded there.
+                    if found.count >= most || start < 0 { return nil }
                     found.append(start)
                 }
             }
@@ -85,71 +99,84 @@ package enum CodeScan {
 
     /// What the escape byte at `place` is: by decoding from each of sixteen bytes some way before it. Most of these chains
     /// fall into step with the code; that it is an instruction must be the word of all.
-    private static func verdict(
-        at place: Int, _ bytes: UnsafePointer<UInt8>, _ next: UnsafePointer<UInt8>?
-    ) -> Verdict {
-        let origin = max(0, place - 96)
+    private static func verdict(at place: Int, _ page: Page) -> Verdict {
+        var window: [UInt8] = []
+        var origin = place - 96
+        for n in place - 96..<place + 32 {
+            if let byte = page[n] {
+                window.append(byte)
+            } else if n < place {
+                (window, origin) = ([], n + 1)
+            } else {
+                break
+            }
+        }
+        let target = place - origin
         var (others, begins, start) = (0, 0, -1)
-        for first in origin..<min(origin + 16, place + 1) {
-            switch chain(from: first, to: place, bytes, next) {
+        for first in 0..<min(16, target + 1) {
+            switch chain(from: first, to: target, window) {
             case .none: others += 1
             case .unclear: break
             case .begins(let at):
-                if start >= 0 && at != start { return .unclear }
+                if begins > 0 && at != start { return .unclear }
                 start = at
                 begins += 1
             }
         }
         if begins == 0 { return others > 0 ? .none : .unclear }
-        if others == 0 { return .begins(start) }
+        if others == 0 { return .begins(start + origin) }
         return others > 2 * begins ? .none : .unclear
     }
 
     /// What one chain of instructions says of the escape byte at `place`; `.unclear`: it breaks off.
-    private static func chain(
-        from first: Int, to place: Int, _ bytes: UnsafePointer<UInt8>, _ next: UnsafePointer<UInt8>?
-    ) -> Verdict {
-        var i = Instruction()
-        var at = first
-        while at <= place {
-            var result = Decoder.decode(bytes + at, available: 4096 - at, codeSize: 8, into: &i)
-            if result == .needMoreBytes {
-                guard let next else { return .unclear }
-                result = decodeAcross(bytes, at, next, &i)
+    private static func chain(from first: Int, to place: Int, _ window: [UInt8]) -> Verdict {
+        window.withUnsafeBufferPointer { buffer in
+            guard let bytes = buffer.baseAddress else { return .unclear }
+            var i = Instruction()
+            var at = first
+            while at <= place {
+                let available = buffer.count - at
+                let result = Decoder.decode(bytes + at, available: available, codeSize: 8, into: &i)
+                let length = result == .ok ? Int(i.length) : lengthOfMore(bytes + at, available: available)
+                if length == 0 { return .unclear }
+                // Inside this instruction: as its opcode (after prefixes), or as a later byte of it.
+                if at + length > place {
+                    return result == .ok && isOpcode(place - at, bytes + at) ? .begins(at) : .none
+                }
+                at += length
             }
-            let length = result == .ok ? Int(i.length) : lengthWithEVEX(bytes + at, available: 4096 - at)
-            if length == 0 { return .unclear }
-            // Inside this instruction: as its opcode (after prefixes), or as a later byte of it.
-            if at + length > place {
-                return result == .ok && isOpcode(place - at, bytes + at) ? .begins(at) : .none
-            }
-            at += length
+            return .none
         }
-        return .none
     }
 
-    /// Length of an instruction encoded with EVEX, which the decoder doesn't know; 0: it is none.
+    /// Length of an instruction that the decoder doesn't know, of AVX-512 in EVEX and VEX encoding; 0: it is none.
     ///
-    /// - Spec: SDM 2A 2.7.
-    private static func lengthWithEVEX(_ bytes: UnsafePointer<UInt8>, available: Int) -> Int {
-        guard available >= 11, bytes[0] == 0x62 else { return 0 }
-        let (map, opcode, modRM) = (bytes[1] & 7, bytes[4], bytes[5])
-        var length = 6
+    /// - Spec: SDM 2A 2.3 and 2.7.
+    private static func lengthOfMore(_ bytes: UnsafePointer<UInt8>, available: Int) -> Int {
+        if available < 12 { return 0 }
+        let header: Int
+        let map: UInt8
+        switch bytes[0] {
+        case 0x62: (header, map) = (4, bytes[1] & 7)
+        case 0xC4: (header, map) = (3, bytes[1] & 31)
+        case 0xC5: (header, map) = (2, 1)
+        default: return 0
+        }
+        let (opcode, modRM) = (bytes[header], bytes[header + 1])
+        var length = header + 2
         let mode = modRM >> 6
         var base = modRM & 7
         if mode != 3 {
             if base == 4 {
-                base = bytes[6] & 7
+                base = bytes[length] & 7
                 length += 1
             }
             length += mode == 1 ? 1 : mode == 2 || base == 5 ? 4 : 0
         }
-        let hasImmediate: Bool
         switch opcode {
-        case 0x70...0x73, 0xC2, 0xC4...0xC6: hasImmediate = map == 1 || map == 3
-        default: hasImmediate = map == 3
+        case 0x70...0x73, 0xC2, 0xC4...0xC6: return map == 1 || map == 3 ? length + 1 : length
+        default: return map == 3 ? length + 1 : length
         }
-        return hasImmediate ? length + 1 : length
     }
 
     /// Whether only prefixes stand before byte `offset` of an instruction.
@@ -161,18 +188,5 @@ package enum CodeScan {
             }
         }
         return true
-    }
-
-    private static func decodeAcross(
-        _ bytes: UnsafePointer<UInt8>, _ at: Int, _ next: UnsafePointer<UInt8>, _ i: inout Instruction
-    ) -> DecodeResult {
-        var joined: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
-        let head = min(4096 - at, 16)
-        return withUnsafeMutableBytes(of: &joined) { buffer in
-            for n in 0..<head { buffer[n] = bytes[at + n] }
-            for n in 0..<16 { buffer[head + n] = next[n] }
-            let start = UnsafePointer(buffer.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: UInt8.self))
-            return Decoder.decode(start, available: head + 16, codeSize: 8, into: &i)
-        }
     }
 }

@@ -8,6 +8,12 @@ internal import CHost
 internal import Glibc
 internal import GuestMemory
 
+/// The guest-physical pages that stand before and after a page linearly; nil: unknown.
+struct PageNeighbors {
+    var previous: UInt64?
+    var next: UInt64?
+}
+
 /// The states of all pages.
 struct PageStates: ~Copyable {
     private let v: VCPU
@@ -56,14 +62,14 @@ struct PageStates: ~Copyable {
 
     private func wanted(_ page: Int) -> UInt64 { UInt64(v.s.pointee.code_versions[page]) | Self.good }
 
-    /// The record for a page that the guest allows; `following`: the page that stands after it, for the scan.
+    /// The record for a page that the guest allows; its neighbors are for the scan.
     @inline(__always)
-    func rights(_ page: UserPage, following: UInt64?, _ demand: PageDemand) -> UInt64 {
+    func rights(_ page: UserPage, _ neighbors: PageNeighbors, _ demand: PageDemand) -> UInt64 {
         let record = page.page << 3 | UserSpace.mapped
         if page.writable && mayWrite(Int(page.page), demand, orRun: page.executable) {
             return record | UserSpace.writable
         }
-        if page.executable && mayRun(Int(page.page), following, demand) { return record | UserSpace.executable }
+        if page.executable && mayRun(Int(page.page), neighbors, demand) { return record | UserSpace.executable }
         return record
     }
 
@@ -73,19 +79,24 @@ struct PageStates: ~Copyable {
     }
 
     /// Lets private copies of a page run that was refused, if it is clear where its forbidden instructions begin.
-    func guardPage(_ page: Int, following: UInt64?) -> [Int]? {
+    func guardPage(_ page: Int, _ neighbors: PageNeighbors) -> [Int]? {
         let version = UInt64(v.s.pointee.code_versions[page])
         let known = scanned[page]
         guard flags[page] & Self.data == 0, known == version | Self.bad || known == version | Self.guarded else {
             return nil
         }
-        let ram = UnsafePointer(v.s.pointee.ram.unsafelyUnwrapped)
-        let next = following.map { ram + Int($0 << 12) }
-        guard let starts = CodeScan.forbidden(ram + page << 12, next: next, most: 512) else { return nil }
+        guard let starts = CodeScan.forbidden(contents(page, neighbors), most: 512) else { return nil }
         v.markWholePage(UInt64(page))
         scanned[page] = version | Self.guarded
         flags[page] |= Self.runs
         return starts
+    }
+
+    private func contents(_ page: Int, _ neighbors: PageNeighbors) -> CodeScan.Page {
+        let ram = UnsafePointer(v.s.pointee.ram.unsafelyUnwrapped)
+        return CodeScan.Page(
+            ram + page << 12, previous: neighbors.previous.map { ram + Int($0 << 12) },
+            next: neighbors.next.map { ram + Int($0 << 12) })
     }
 
     private func mayWrite(_ page: Int, _ demand: PageDemand, orRun: Bool) -> Bool {
@@ -110,7 +121,7 @@ struct PageStates: ~Copyable {
         flags[page] |= Self.data | PageFlags.dirty.rawValue
     }
 
-    private func mayRun(_ page: Int, _ following: UInt64?, _ demand: PageDemand) -> Bool {
+    private func mayRun(_ page: Int, _ neighbors: PageNeighbors, _ demand: PageDemand) -> Bool {
         if flags[page] & Self.data != 0 {
             if demand != .execute { return false }
             flipCount.pointee &+= 1
@@ -125,9 +136,7 @@ struct PageStates: ~Copyable {
         }
         // Marked before it is looked at: a device that writes now raises the version.
         v.markWholePage(UInt64(page))
-        let ram = UnsafePointer(v.s.pointee.ram.unsafelyUnwrapped)
-        let next = following.map { ram + Int($0 << 12) }
-        let good = CodeScan.mayRun(ram + page << 12, next: next)
+        let good = CodeScan.mayRun(contents(page, neighbors))
         scanned[page] = version | (good ? Self.good : Self.bad)
         if good { flags[page] |= Self.runs }
         return good

@@ -175,12 +175,14 @@ final class UserSpace {
             if onlyRecorded && old == 0 { continue }
             var new: UInt64 = 0
             if let page = tables.page(n, of: table), isMappable(region.number << 21 | UInt64(n) << 12) {
-                let following = n < 511 ? tables.page(n + 1, of: table)?.page : nil
-                new = states.rights(page, following: following, n == demanded ? demand : .none)
+                let neighbors = PageNeighbors(
+                    previous: n > 0 ? tables.page(n - 1, of: table)?.page : nil,
+                    next: n < 511 ? tables.page(n + 1, of: table)?.page : nil)
+                new = states.rights(page, neighbors, n == demanded ? demand : .none)
                 if new & 6 == 0 && page.executable {
                     let isWanted = n == demanded && demand == .execute
                     let linearPage = region.number << 9 | UInt64(n)
-                    if let starts = guardedStarts(linearPage, page.page, following, states, isWanted, old) {
+                    if let starts = guardedStarts(linearPage, page.page, neighbors, states, isWanted, old) {
                         new |= Self.executable
                         if new != old {
                             issue(run, region)
@@ -210,7 +212,7 @@ final class UserSpace {
     /// The forbidden instructions of a page that may run in a private copy; nil: it may not. It stays there as long as
     /// the page does (`old`: what is recorded of it), and comes there when that is `wanted`.
     private func guardedStarts(
-        _ linearPage: UInt64, _ page: UInt64, _ following: UInt64?, _ states: borrowing PageStates, _ wanted: Bool,
+        _ linearPage: UInt64, _ page: UInt64, _ neighbors: PageNeighbors, _ states: borrowing PageStates, _ wanted: Bool,
         _ old: UInt64
     ) -> [Int]? {
         if guarded.contains(linearPage) {
@@ -218,7 +220,7 @@ final class UserSpace {
             guarded.remove(linearPage)
         }
         if !wanted || guarded.count >= Self.mostGuarded { return nil }
-        return states.guardPage(Int(page), following: following)
+        return states.guardPage(Int(page), neighbors)
     }
 
     private func issueGuarded(_ linearPage: UInt64, _ page: UInt64, _ starts: [Int]) {
