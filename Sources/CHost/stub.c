@@ -60,7 +60,7 @@ __asm__(
     ".popsection\n");
 extern const char roost_stub_begin[], roost_stub_work[], roost_stub_finish[];
 _Static_assert(ROOST_STUB_LIST_PAGES == 16 && ROOST_STUB_SIZE == 17 * 4096 && ROOST_STUB_MAP == SYS_mmap &&
-               ROOST_STUB_UNMAP == SYS_munmap && sizeof(roost_stub_call) == 56, "the assembly counts on it");
+               ROOST_STUB_UNMAP == SYS_munmap && ROOST_STUB_PROTECT == SYS_mprotect && sizeof(roost_stub_call) == 56, "the assembly counts on it");
 
 size_t roost_stub_code(void *page) {
     size_t size = (size_t)(roost_stub_finish - roost_stub_begin);

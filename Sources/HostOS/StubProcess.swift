@@ -99,6 +99,14 @@ public final class StubProcess: @unchecked Sendable {
             number: UInt64(ROOST_STUB_MAP), arguments: (address, length, protection, flags, 0, offset))
     }
 
+    /// The same: change the rights of pages that are mapped.
+    @inline(__always)
+    public func protect(_ n: Int, at address: UInt64, length: UInt64, writable: Bool, executable: Bool) {
+        let protection = UInt64(PROT_READ | (writable ? PROT_WRITE : 0) | (executable ? PROT_EXEC : 0))
+        list[n] = roost_stub_call(
+            number: UInt64(ROOST_STUB_PROTECT), arguments: (address, length, protection, 0, 0, 0))
+    }
+
     /// The same: unmap.
     @inline(__always)
     public func unmap(_ n: Int, at address: UInt64, length: UInt64) {

@@ -18,6 +18,7 @@ typedef struct { uint64_t number, arguments[6]; } roost_stub_call;
 #define ROOST_STUB_END (~0ull)
 #define ROOST_STUB_MAP 9        // mmap
 #define ROOST_STUB_UNMAP 11     // munmap
+#define ROOST_STUB_PROTECT 10   // mprotect
 
 typedef struct { int32_t pid, pidfd; } roost_stub;
 

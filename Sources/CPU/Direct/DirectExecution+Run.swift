@@ -53,6 +53,8 @@ extension DirectExecution {
     func run() -> DirectOutcome {
         guard v.mayRunDirectly, wants(), let space = spaceToRun(), let stub = space.stub else { return .goOn }
         let s = v.s
+        // Pages may have been marked as code on any way out.
+        defer { v.protectMarkedPages() }
         var spent = roost_read_tsc()
         while true {
             stub.follow()
@@ -289,6 +291,8 @@ extension DirectExecution {
         let needed = isFetch ? UserSpace.executable : record != 0 ? UserSpace.writable : UserSpace.mapped
         let tables = GuestTables(s)
         space.map(address, tables, states, demand)
+        // Before any engine decodes from a page that was marked, or stores to it.
+        v.protectMarkedPages()
         if space.record(of: address) & needed != 0 {
             count(.fill)
             return nil
@@ -301,6 +305,7 @@ extension DirectExecution {
             return .goOn
         }
         space.map(address, GuestTables(s), states, demand)
+        v.protectMarkedPages()
         if isFetch && space.record(of: address) & UserSpace.executable == 0 {
             count(.code)
             return runAway(from: address >> 12, space)

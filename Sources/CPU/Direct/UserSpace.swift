@@ -196,9 +196,11 @@ final class UserSpace {
             }
             if new == old { continue }
             region.pages[n] = new
-            if !run.extend(n, new) {
+            // Where only rights change, whole ranges take one call: a fork takes the right to write from everything.
+            let call = old != 0 && old >> 3 == new >> 3 ? PendingRun.protects | new & 7 : new
+            if !run.extend(n, call) {
                 issue(run, region)
-                run = PendingRun(n, new)
+                run = PendingRun(n, call)
             }
         }
         issue(run, region)
@@ -258,6 +260,10 @@ final class UserSpace {
         let length = UInt64(run.count) << 12
         if run.value == 0 {
             stub.unmap(calls, at: address, length: length)
+        } else if run.value & PendingRun.protects != 0 {
+            stub.protect(
+                calls, at: address, length: length, writable: run.value & Self.writable != 0,
+                executable: run.value & Self.executable != 0)
         } else {
             stub.map(
                 calls, at: address, length: length, offset: fileOffset(run.value >> 3),
@@ -294,8 +300,11 @@ final class UserSpace {
     }
 }
 
-/// Pages next to each other that one call maps or unmaps.
+/// Pages next to each other that one call maps, unmaps or gives other rights.
 private struct PendingRun {
+    /// In `value`: only the rights in bits 2:0 change.
+    static let protects: UInt64 = 1 << 63
+
     var first = 0
     var count = 0
     var value: UInt64 = 0
@@ -314,7 +323,7 @@ private struct PendingRun {
             self = PendingRun(n, new)
             return true
         }
-        let wanted = value == 0 ? 0 : value &+ UInt64(count) << 3
+        let wanted = value == 0 || value & Self.protects != 0 ? value : value &+ UInt64(count) << 3
         if n != first + count || new != wanted { return false }
         count += 1
         return true

@@ -59,7 +59,8 @@ package struct UserSpacePolicy {
     /// A run of some counts, and the counts that were spent around it.
     package mutating func charge(run: UInt64, overhead: UInt64) {
         balance += Int64(truncatingIfNeeded: min(run, 1 << 40) / Self.share)
-        balance -= cost + Int64(truncatingIfNeeded: min(overhead, 1 << 40))
+        // What takes very long is the host having something else to do.
+        balance -= cost + min(Int64(truncatingIfNeeded: min(overhead, 1 << 40)), 30 * cost)
         if balance >= Self.most * cost {
             balance = Self.most * cost
             pauses = 4
