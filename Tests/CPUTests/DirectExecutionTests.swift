@@ -230,14 +230,14 @@ struct DirectExecutionTests {
     func scan(bytes: [UInt8], mayRun: Bool) {
         var page = [UInt8](repeating: 0x90, count: 4096)
         page.replaceSubrange(1000..<1000 + bytes.count, with: bytes)
-        #expect(CodeScan.mayRun(page, next: nil) == mayRun)
+        #expect(CodeScan.mayRun(CodeScan.Page(page, previous: nil, next: nil)) == mayRun)
         // Across the page's end; behind a prefix the next page's scan finds it.
         if bytes[0] != 0x0F { return }
         page = [UInt8](repeating: 0x90, count: 4096)
         page[4095] = bytes[0]
         let next = Array(bytes[1...]) + [UInt8](repeating: 0x90, count: 32)
-        #expect(CodeScan.mayRun(page, next: next) == mayRun)
-        if !mayRun { #expect(!CodeScan.mayRun(page, next: nil)) }
+        #expect(CodeScan.mayRun(CodeScan.Page(page, previous: nil, next: next)) == mayRun)
+        if !mayRun { #expect(!CodeScan.mayRun(CodeScan.Page(page, previous: nil, next: nil))) }
     }
 
     @Test("runs that don't pay for themselves give the space back, for longer each time, and long ones make it good")

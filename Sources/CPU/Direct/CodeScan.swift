@@ -149,7 +149,8 @@ package enum CodeScan {
         }
     }
 
-    /// Length of an instruction that the decoder doesn't know, of AVX-512 in EVEX and VEX encoding; 0: it is none.
+    /// Length of an instruction that the decoder doesn't know: AVX-512 in EVEX and VEX encoding, transactions, and what else
+    /// 0F 01 has; 0: it is none.
     ///
     /// - Spec: SDM 2A 2.3 and 2.7.
     private static func lengthOfMore(_ bytes: UnsafePointer<UInt8>, available: Int) -> Int {
@@ -160,6 +161,9 @@ package enum CodeScan {
         case 0x62: (header, map) = (4, bytes[1] & 7)
         case 0xC4: (header, map) = (3, bytes[1] & 31)
         case 0xC5: (header, map) = (2, 1)
+        case 0x0F: return bytes[1] == 1 && bytes[2] >= 0xC0 ? 3 : 0
+        case 0xC6: return bytes[1] == 0xF8 ? 3 : 0
+        case 0xC7: return bytes[1] == 0xF8 ? 6 : 0
         default: return 0
         }
         let (opcode, modRM) = (bytes[header], bytes[header + 1])

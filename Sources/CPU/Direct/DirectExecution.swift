@@ -61,7 +61,7 @@ public final class DirectExecution {
         self.mode = mode
         self.memory = memory
         states = PageStates(cpu.vcpu, memory: memory)
-        ticksWanted = mode == .always ? 0 : 3
+        ticksWanted = mode == .always ? 0 : 2
         v.s.pointee.direct = Unmanaged.passUnretained(self).toOpaque()
         v.s.pointee.direct_armed = mode == .always ? 1 : 0
     }

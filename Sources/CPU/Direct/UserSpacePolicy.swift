@@ -4,9 +4,9 @@
 
 /// The account of one address space: runs earn, ways in and out cost.
 package struct UserSpacePolicy {
-    /// A run earns an eighth of its time: ways in and out may take so much of it. Translated code takes longer by more
-    /// than that, but for the simplest loops.
-    static let share: UInt64 = 8
+    /// A run earns its time: ways in and out may take as much again. Translated code takes longer by more than that,
+    /// but for the simplest loops.
+    static let share: UInt64 = 1
     /// Ways out that a new account can pay: for the stub and its first mappings.
     private static let start: Int64 = 300
     /// The same after each time it was overdrawn.
