@@ -33,6 +33,7 @@ struct VirtualDoorTests {
     func timers() {
         let record = Record()
         let timers = ["a", "b", "c", "d"].map { name in door.makeTimer { record.add(name) } }
+        defer { withExtendedLifetime(timers) {} }
         timers[0].arm(at: 200)
         timers[1].arm(at: 100)
         timers[3].arm(at: 200)
