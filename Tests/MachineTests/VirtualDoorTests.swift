@@ -88,6 +88,25 @@ struct VirtualDoorTests {
         again.timer.withLock { $0 = nil }
     }
 
+    @Test("A door goes on from another's state, whatever its processor has counted")
+    func state() throws {
+        cpu.state.pointee.instructions = 1000
+        _ = door.randomBytes(3)
+        let other = VirtualDoor()
+        let otherCPU = VirtualCPU(id: 0)
+        other.attach(otherCPU)
+        otherCPU.state.pointee.instructions = 5000
+        try other.restoreState(door.saveState())
+        #expect(other.now == 1000)
+        #expect(other.randomBytes(8) == door.randomBytes(8))
+        let timer = other.makeTimer {}
+        timer.arm(at: 1250)
+        #expect(other.limit == 5250)
+        timer.arm(at: 500)
+        #expect(other.limit == 5001)
+        timer.disarm()
+    }
+
     @Test("Randomness is the same in each run; finished requests come in, packets don't")
     func outside() {
         let other = VirtualDoor()
