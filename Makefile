@@ -12,7 +12,7 @@ BENCH_OUT ?= .build/bench
 BENCH_OPTIONS ?=
 SOURCES := Sources Tests Package.swift
 
-.PHONY: help all setup setup-bench kernels build run test bench docs format lint fuzz clean
+.PHONY: help all setup setup-bench kernels build run test bench repeat docs format lint fuzz clean
 
 help: ## Lists the targets.
 	@echo "Roost: virtual machines for x86-64 Linux hosts. Targets:"
@@ -51,6 +51,9 @@ fuzz: ## Runs the differential and device fuzzers until interrupted.
 	$(BUILD) --build-tests
 	@while ROOST_FUZZ_SEED=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ') ROOST_FUZZ=1 \
 	    $(SWIFT) test -c release --skip-build --filter '[Ff]uzz|[Dd]ifferential|[Hh]ostil|DecoderTests'; do :; done
+
+repeat: kernels build ## Boots three times with virtual time, on both engines, and compares every count.
+	@scripts/repeat-boot
 
 docs: ## Writes docs/instructions.md from the instruction table.
 	$(BUILD) --build-tests

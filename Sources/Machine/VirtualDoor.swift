@@ -10,7 +10,7 @@ internal import HostOS
 internal import Synchronization
 
 /// The door of a machine whose run can be repeated.
-public final class VirtualDoor: Door, @unchecked Sendable {
+public final class VirtualDoor: Door, Saveable, @unchecked Sendable {
     // SAFETY of @unchecked: `cpu` is set before anything runs; its counts are read by the vCPU's thread, which is where
     // devices are called while time is virtual.
     private var cpu: VirtualCPU?
@@ -52,7 +52,6 @@ public final class VirtualDoor: Door, @unchecked Sendable {
     }
 
     /// Instructions executed, and time skipped.
-    // SAFETY: see above.
     public var now: UInt64 { cpu?.vcpu.rawCounter ?? 0 }
 
     /// A fixed date and `now`.
@@ -109,7 +108,9 @@ public final class VirtualDoor: Door, @unchecked Sendable {
         guard let cpu, let deadline = deadline else { return .max }
         // SAFETY: see above.
         let (instructions, skipped) = unsafe (cpu.state.pointee.instructions, cpu.state.pointee.skipped_time)
-        return max(deadline > skipped ? deadline - skipped : 0, instructions &+ 1)
+        let now = instructions &+ skipped
+        let (limit, isNever) = instructions.addingReportingOverflow(deadline > now ? deadline - now : 1)
+        return isNever ? .max : limit
     }
 
     /// Moves time to the next timer; false if none is armed.
@@ -123,6 +124,29 @@ public final class VirtualDoor: Door, @unchecked Sendable {
 
     private var deadline: UInt64? {
         contents.withLock { contents in contents.first.map { contents.timers[$0].deadline } }
+    }
+
+    // MARK: State
+
+    /// All that the door remembers; armed timers are their devices'.
+    public struct State: Codable, Sendable, Equatable {
+        /// The layout's version.
+        public var version = 1
+        /// Guest time.
+        public var now: UInt64
+        /// Where the random sequence is.
+        public var random: UInt64
+    }
+
+    /// The state; nothing may run.
+    public func saveState() -> State { State(now: now, random: contents.withLock { $0.random }) }
+
+    /// Goes on from a state, whatever the vCPU has counted; before devices arm their timers.
+    public func restoreState(_ state: State) throws {
+        guard state.version == 1 else { throw StateError("virtual time: version \(state.version) is not known") }
+        contents.withLock { $0.random = state.random }
+        // SAFETY: see above.
+        if let cpu { unsafe cpu.state.pointee.skipped_time = state.now &- cpu.state.pointee.instructions }
     }
 
     // MARK: For timers

@@ -9,7 +9,6 @@ private struct CountedGuest {
     let system: SystemRig
     let run: () -> VMExit
     let complete: (UInt64) -> Void
-    var s: UnsafeMutablePointer<roost_vcpu> { system.s }
 
     static let code: UInt64 = 0x5000
     static let data: UInt64 = 0x40000
@@ -33,13 +32,23 @@ private struct CountedGuest {
         for n in 0..<32 as Range<UInt8> { system.longVector(n, SystemRig.longCode0, 0x8000 + UInt64(n) * 16) }
         system.v.updateMode()
         try system.memory.write(program, at: .init(Self.code))
-        s.pointee.rip = Self.code
-        s.pointee.instructions = 0
+        self[\.rip] = Self.code
+        self[\.instructions] = 0
     }
+
+    /// A field of the state block.
+    subscript<T>(path: WritableKeyPath<roost_vcpu, T>) -> T {
+        get { withExtendedLifetime(system.cpu) { system.s.pointee[keyPath: path] } }
+        nonmutating set { withExtendedLifetime(system.cpu) { system.s.pointee[keyPath: path] = newValue } }
+    }
+
+    /// A general register.
+    func register(_ n: Int) -> UInt64 { withExtendedLifetime(system.cpu) { system.v.gpr[n] } }
 
     /// What must be the same on each engine.
     var state: [UInt64] {
-        (0..<16).map { system.v.gpr[$0] } + [s.pointee.rip, system.v.rflags, s.pointee.instructions]
+        let flags = withExtendedLifetime(system.cpu) { system.v.rflags }
+        return (0..<16).map { register($0) } + [self[\.rip], flags, self[\.instructions]]
     }
 }
 
@@ -73,17 +82,17 @@ struct CountingTests {
             random = random &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
             limit += 1 + (random >> 60)
             exits = guests.map { guest in
-                guest.s.pointee.instruction_limit = limit
+                guest[\.instruction_limit] = limit
                 return guest.run()
             }
             #expect(exits[0] == exits[1])
             #expect(guests[0].state == guests[1].state)
             if exits[0] != .interrupted { break }
-            #expect(guests[0].s.pointee.instructions == limit)
+            #expect(guests[0][\.instructions] == limit)
         }
         #expect(exits == [.halt, .halt])
         // Two before, twelve a round; HLT isn't counted.
-        #expect(guests[0].s.pointee.instructions == 2 + 301 * 12)
+        #expect(guests[0][\.instructions] == 2 + 301 * 12)
     }
 
     @Test("A repeated string instruction counts once, however it is cut into pieces; one that faults doesn't count")
@@ -101,8 +110,8 @@ struct CountingTests {
             let guest = try CountedGuest(program, translates: translates)
             guest.system.put(0xF4, at: 0x8060, as: UInt8.self)
             #expect(guest.run() == .halt)
-            #expect(guest.s.pointee.instructions == 6)
-            #expect(guest.system.v.gpr[1] == 0)
+            #expect(guest[\.instructions] == 6)
+            #expect(guest.register(1) == 0)
         }
     }
 
@@ -114,16 +123,16 @@ struct CountingTests {
         ]
         for translates in [false, true] {
             let guest = try CountedGuest(program, translates: translates)
-            guest.s.pointee.virtual_clock = 1
+            guest[\.virtual_clock] = 1
             var counts: [UInt64] = []
             for _ in 0..<5 {
                 #expect(guest.run() == .readMSR(0x10))
-                counts.append(guest.s.pointee.instructions)
+                counts.append(guest[\.instructions])
                 guest.complete(0x1_0000_0002)
             }
             #expect(guest.run() == .halt)
             #expect(counts == [3, 9, 15, 21, 27])
-            #expect(guest.system.v.gpr[0] == 2 && guest.system.v.gpr[2] == 1)
+            #expect(guest.register(0) == 2 && guest.register(2) == 1)
         }
     }
 
@@ -134,10 +143,10 @@ struct CountingTests {
         for translates in [false, true] {
             let guest = try CountedGuest(program, translates: translates)
             for limit in 1...200 as ClosedRange<UInt64> {
-                guest.s.pointee.instruction_limit = limit
+                guest[\.instruction_limit] = limit
                 #expect(guest.run() == .interrupted)
-                #expect(guest.s.pointee.instructions == limit)
-                #expect((guest.s.pointee.interrupt_shadow != 0) == (limit % 5 == 2), "at \(limit)")
+                #expect(guest[\.instructions] == limit)
+                #expect((guest[\.interrupt_shadow] != 0) == (limit % 5 == 2), "at \(limit)")
             }
         }
     }

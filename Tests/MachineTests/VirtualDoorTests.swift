@@ -33,6 +33,7 @@ struct VirtualDoorTests {
     func timers() {
         let record = Record()
         let timers = ["a", "b", "c", "d"].map { name in door.makeTimer { record.add(name) } }
+        defer { withExtendedLifetime(timers) {} }
         timers[0].arm(at: 200)
         timers[1].arm(at: 100)
         timers[3].arm(at: 200)
@@ -85,6 +86,25 @@ struct VirtualDoorTests {
         #expect(record.names.count < 1000)
         #expect(door.limit == 1)
         again.timer.withLock { $0 = nil }
+    }
+
+    @Test("A door goes on from another's state, whatever its processor has counted")
+    func state() throws {
+        cpu.state.pointee.instructions = 1000
+        _ = door.randomBytes(3)
+        let other = VirtualDoor()
+        let otherCPU = VirtualCPU(id: 0)
+        other.attach(otherCPU)
+        otherCPU.state.pointee.instructions = 5000
+        try other.restoreState(door.saveState())
+        #expect(other.now == 1000)
+        #expect(other.randomBytes(8) == door.randomBytes(8))
+        let timer = other.makeTimer {}
+        timer.arm(at: 1250)
+        #expect(other.limit == 5250)
+        timer.arm(at: 500)
+        #expect(other.limit == 5001)
+        timer.disarm()
     }
 
     @Test("Randomness is the same in each run; finished requests come in, packets don't")
