@@ -144,7 +144,7 @@ struct BlockTranslator {
         let p = (first + n).pointee
         if p.isMemory && p.operation != .lea { return true }
         switch p.operation {
-        case .push, .pop, .leave, .ret, .retImmediate, .call, .callIndirect, .div, .idiv: return true
+        case .push, .pop, .leave, .ret, .retImmediate, .call, .callIndirect, .div, .idiv, .sse, .avx: return true
         default: return !emits(n)
         }
     }
