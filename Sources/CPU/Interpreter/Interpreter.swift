@@ -81,6 +81,11 @@ extension VCPU {
                         s.pointee.interrupt_window = 0
                         return .interruptWindow
                     }
+                } else if s.pointee.interrupt_shadow == 1 && s.pointee.interrupt_window == 0
+                    && s.pointee.pending_nmi == 0 && s.pointee.translation != nil
+                {
+                    // Nothing waits; what comes from now on is looked for after one instruction at least.
+                    s.pointee.interrupt_shadow = 0
                 } else {
                     careful = true
                 }
