@@ -15,7 +15,9 @@ extension VCPU {
         while true {
             let count = truncateAddress(gpr[1], size)
             if count == 0 { break }
-            if budget <= 0 || (budget < 4096 && roost_attention(s) != 0) { return suspendString(i) }
+            if budget <= 0 || (budget < 4096 && s.pointee.lockstep == nil && roost_attention(s) != 0) {
+                return suspendString(i)
+            }
             let run = try stringRun(i, count)
             if run > 0 {
                 writeCounter(count &- run, size)

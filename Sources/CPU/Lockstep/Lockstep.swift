@@ -148,7 +148,7 @@ extension VCPU {
         return false
     }
 
-    /// The interpreter's run, undone afterwards.
+    /// The interpreter's run, undone afterwards; generated code for vectors, made on first use, stays.
     private func runFirst(_ block: UnsafeMutablePointer<Block>, _ vectors: Int32) -> Bool {
         let state = lockstep
         state.pointee.log.clear()
@@ -163,8 +163,10 @@ extension VCPU {
         s.pointee.logs_stores = 1
         let goesOn = runInstructions(of: block, from: 0)
         roost_copy_state(state.pointee.interpreted, s, vectors)
+        let thunks = s.pointee.vector_thunks
         state.pointee.log.undo(s.pointee.ram)
         roost_copy_state(s, state.pointee.before, vectors)
+        s.pointee.vector_thunks = thunks
         undoCodeWritten()
         return goesOn
     }

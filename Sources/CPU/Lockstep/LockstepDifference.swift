@@ -75,14 +75,25 @@ public final class LockstepDifference: @unchecked Sendable {
     private static func words(_ before: VCPU, _ interpreter: VCPU, _ translator: VCPU) -> [Word] {
         var result: [Word] = []
         for offset in stride(from: 0, to: MemoryLayout<roost_vcpu>.size, by: 8) {
-            func word(_ v: VCPU) -> UInt64 { UnsafeRawPointer(v.s).load(fromByteOffset: offset, as: UInt64.self) }
-            if word(interpreter) == word(translator) { continue }
+            func word(_ v: VCPU) -> UInt64 {
+                let value = UnsafeRawPointer(v.s).load(fromByteOffset: offset, as: UInt64.self)
+                // The attention word stands beside the flags.
+                return offset == MemoryLayout<roost_vcpu>.offset(of: \.arithmetic_flags) ? value & 0xFFFF_FFFF : value
+            }
+            if word(interpreter) == word(translator) || isHint(offset) { continue }
             result.append(
                 Word(
                     name: name(of: offset), before: word(before), interpreter: word(interpreter),
                     translator: word(translator)))
         }
         return result
+    }
+
+    /// Whether an offset is in the maps of pages, which aren't compared.
+    private static func isHint(_ offset: Int) -> Bool {
+        let start = MemoryLayout<roost_vcpu>.offset(of: \.code_filter) ?? 0
+        let end = MemoryLayout<roost_vcpu>.offset(of: \.saved_mxcsr) ?? 0
+        return offset >= start && offset < end
     }
 
     private static func name(of offset: Int) -> String {
