@@ -1,7 +1,20 @@
 // Which engine runs, and the processor model that it runs.
-internal import CPU
+package import CPU
 internal import DeviceModel
 internal import HostOS
+
+extension Engine {
+    package var difference: LockstepDifference? { nil }
+}
+
+extension LockstepEngine: Engine {
+    package func report(to statistics: inout RunStatistics) {
+        translator.report(to: &statistics)
+        statistics.comparedBlocks = compared
+        statistics.singleBlocks = single
+        statistics.repeatedBlocks = repeated
+    }
+}
 
 extension Interpreter: Engine {
     package func report(to statistics: inout RunStatistics) {}
@@ -36,6 +49,13 @@ extension Processor {
         cpu.seedRandom(door.randomBytes(16))
         switch configuration.engine {
         case .interpreter: return Interpreter(cpu: cpu, memory: memory)
+        case .lockstep:
+            do {
+                return try LockstepEngine(
+                    cpu: cpu, memory: memory, codeCache: Int(min(configuration.codeCache, 512 << 20)))
+            } catch {
+                throw MachineError(.host, "cannot make room for translated code: \(error)")
+            }
         case .translator:
             do {
                 var settings = Translator.Settings()

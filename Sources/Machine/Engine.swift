@@ -13,6 +13,8 @@ package protocol Engine: AnyObject {
     var canTakeInterrupt: Bool { get }
     /// Injects an external interrupt; false if that was a triple fault.
     func inject(vector: UInt8) -> Bool
+    /// What engines that were compared did not agree on.
+    var difference: LockstepDifference? { get }
     /// Adds what only this engine counts.
     func report(to statistics: inout RunStatistics)
 }

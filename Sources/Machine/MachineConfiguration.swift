@@ -153,6 +153,8 @@ public enum MachineOutcome: Sendable, Equatable {
     case ended
     /// A triple fault, with the report.
     case tripleFault(report: String)
+    /// The engines that were compared did not agree, with the report.
+    case difference(report: String)
     /// Roost itself failed.
     case failed(String)
 }
@@ -163,6 +165,8 @@ public enum EngineKind: String, Sendable, CaseIterable {
     case interpreter
     /// Translates 64-bit code to host code; leaves the rest to the interpreter.
     case translator
+    /// Runs each block by both, and stops at the first difference.
+    case lockstep
 }
 
 /// What the guest's time is.

@@ -159,6 +159,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
             case .hypercall:
                 // KVM_ENOSYS: no hypercall is offered.
                 unsafe vcpu.gpr[0] = ~0 &- 999
+            case .difference: return .difference(report: differenceReport(engine))
             case .internalError(let text): return .failed(text)
             }
         }
@@ -327,6 +328,11 @@ package final class Processor: PowerControl, @unchecked Sendable {
 
     /// Counts one more start of the guest.
     func countReset() { statistics.resets += 1 }
+
+    private func differenceReport(_ engine: any Engine) -> String {
+        guard let difference = engine.difference else { return "the engines differ" }
+        return LockstepReport(difference: difference, memory: memory).text
+    }
 
     private func tripleFault() -> MachineOutcome {
         let report = ProcessorReport(vcpu: vcpu, memory: memory)

@@ -29,6 +29,12 @@ public struct RunStatistics: Sendable, Codable, Equatable {
     public var codeBytes: UInt64 = 0
     /// Times that the code cache was emptied.
     public var codeFlushes: UInt64 = 0
+    /// Lockstep: blocks run by both engines, by the interpreter alone, and once more because devices came between.
+    public var comparedBlocks: UInt64 = 0
+    /// Blocks that only the interpreter ran.
+    public var singleBlocks: UInt64 = 0
+    /// Blocks compared more than once.
+    public var repeatedBlocks: UInt64 = 0
     /// Instructions that translated code left to the interpreter, by mnemonic.
     public var callouts: [String: UInt64] = [:]
     /// Times the guest was started again.
@@ -90,6 +96,10 @@ public struct RunStatistics: Sendable, Codable, Equatable {
                 "translations  \(translations), \(codeBytes >> 10) KiB of code, entered \(codeEntries) times, emptied \(codeFlushes) times"
             )
         }
+        if comparedBlocks > 0 {
+            lines.append(
+                "lockstep      \(comparedBlocks) blocks compared, \(repeatedBlocks) again, \(singleBlocks) interpreted")
+        }
         for (name, count) in callouts.sorted(by: { ($1.value, $0.key) < ($0.value, $1.key) }).prefix(24) {
             lines.append("interpreted   \(name) \(count)")
         }
@@ -127,6 +137,7 @@ struct RunEvent {
             case .halt: return place + "halt"
             case .interrupted: return place + "interrupted"
             case .interruptWindow: return place + "interrupt window"
+            case .difference: return place + "difference"
             case .shutdown: return place + "shutdown"
             case .hypercall: return place + "hypercall"
             case .internalError(let text): return place + "internal error: \(text)"
@@ -170,11 +181,13 @@ extension VMExit {
         case .shutdown: 10
         case .hypercall: 11
         case .internalError: 12
+        case .difference: 13
         }
     }
 
     static let kindNames = [
         "port read", "port write", "memory-mapped read", "memory-mapped write", "MSR read", "MSR write",
         "task priority", "halt", "interrupted", "interrupt window", "shutdown", "hypercall", "internal error",
+        "difference",
     ]
 }

@@ -57,6 +57,7 @@ struct ExitStatus: Error {
     static let console: Int32 = 82
     static let host: Int32 = 84
     static let tripleFault: Int32 = 86
+    static let difference: Int32 = 88
 
     var code: Int32
     var message: String?

@@ -87,6 +87,9 @@ struct RunCommand: ParsableCommand {
         case .tripleFault(let report):
             FileHandle.standardError.write(Data("roost: \(report)\n".utf8))
             Foundation.exit(ExitStatus.tripleFault)
+        case .difference(let report):
+            FileHandle.standardError.write(Data("roost: \(report)\n".utf8))
+            Foundation.exit(ExitStatus.difference)
         case .failed(let text): throw ExitStatus(code: ExitStatus.failure, message: text)
         }
     }

@@ -5,6 +5,7 @@
 #include "disk.h"
 #include "stub.h"
 #include "vcpu.h"
+#include "lockstep.h"
 #include "vector.h"
 
 // Headers that the Swift overlay of glibc leaves out.
@@ -20,6 +21,7 @@ static const int roost_timer_absolute = TFD_TIMER_ABSTIME;
 static inline uint64_t roost_read_tsc(void) { return __builtin_ia32_rdtsc(); }
 static inline void roost_increment(uint32_t *count) { __atomic_fetch_add(count, 1, __ATOMIC_RELEASE); }
 static inline uint32_t roost_load(const uint32_t *count) { return __atomic_load_n(count, __ATOMIC_ACQUIRE); }
+static inline void roost_decrement(uint32_t *count) { __atomic_fetch_sub(count, 1, __ATOMIC_RELEASE); }
 // Sets bits and returns what was there; a full barrier, so that a writer of a page and who marks it see each other.
 static inline uint8_t roost_set_flags(uint8_t *flags, uint8_t bits) {
     return __atomic_fetch_or(flags, bits, __ATOMIC_SEQ_CST);

@@ -96,13 +96,18 @@ typedef struct {
     uint8_t  code_written;       // set by a store of this vCPU to translated code
     uint64_t code_filter[64];    // a bit for each linear page (hashed) that code was fetched from
     uint64_t code_regions[64];   // the same for each 4 MiB region
+    uint64_t large_pages[64];    // a bit for each 4 MiB region (hashed) that pieces of large pages may be held of
+    uint64_t huge_pages;         // the same for 1 GiB regions, 64 bits
     uint64_t saved_mxcsr;        // the host's, while vectors_live
     uint64_t group_addends[4];   // what to add to linear addresses of the running block's access groups
+
+    // ---- the comparison of engines (see CPU/Lockstep) ------------------------------------------------------------
+    void    *lockstep;           // its Lockstep; zero where one engine runs alone
+    roost_tlb_entry *other_tlb;  // the TLBs of the engine that doesn't run now: flushed with these
+    uint8_t  logs_stores;        // every store is logged, and tlb points at the table that never matches
     roost_tlb_entry *tlb_contexts[ROOST_TLB_CONTEXTS];
     roost_tlb_entry *tlb_never_matching;  // in force while watchpoints or #AC are armed
     roost_tlb_entry *fetch_tlb;  // 512 entries for the supervisor, 512 for the user
-    uint64_t large_pages[64];    // a bit for each 4 MiB region (hashed) that pieces of large pages may be held of
-    uint64_t huge_pages;         // the same for 1 GiB regions, 64 bits
     uint64_t pdpte[4];           // PAE page-directory pointers, loaded with CR3
     uint32_t pcid_tag[16];       // PCID << 16 | address-space tag that holds its translations; 0 unknown
     uint16_t next_address_space;
@@ -166,7 +171,7 @@ typedef struct {
     // ---- vector and x87 state: the standard (non-compacted) XSAVE area (SDM 1 13.4) -----------------------------
     // The block is page-aligned; the assertion below keeps this part aligned to 64.
     void    *vector_thunks;      // the vector unit's cache of generated code (see CPU/Vector/ThunkCache)
-    uint64_t xsave_padding[4];
+    uint64_t xsave_padding[1];
     uint64_t xsave[320];
 } roost_vcpu;
 _Static_assert(offsetof(roost_vcpu, xsave) % 64 == 0, "xsave must be aligned to 64");

@@ -98,17 +98,20 @@ extension VCPU {
         let mask = (~UInt64(0) << first) & (~UInt64(0) >> (63 - last))
         let held = blocks.pointee.chunks[Int(page)]
         if held & mask == 0 && !hasBecomeData(Int(page)) { return }
+        if s.pointee.logs_stores != 0 { logCodeWritten(page, held) }
         blocks.pointee.chunks[Int(page)] = 0
         if s.pointee.page_flags[Int(page)] & 16 != 0 { s.pointee.direct_generation &+= 1 }
         s.pointee.page_flags[Int(page)] &= ~17
         roost_increment(s.pointee.code_versions + Int(page))
         s.pointee.block_end = nil
-        forgetTranslations(page: Int(page))
+        if s.pointee.logs_stores == 0 { forgetTranslations(page: Int(page)) }
     }
 
     /// Whether a page marked as code has seen so many stores beside its code that they cost more than decoding it anew;
     /// each time that it turns out to be code after all takes twice as many.
     private func hasBecomeData(_ page: Int) -> Bool {
+        // Two engines that are compared must agree; what they count isn't compared.
+        if s.pointee.lockstep != nil { return false }
         let count = blocks.pointee.dataStores[page] &+ 1
         blocks.pointee.dataStores[page] = count
         if count < 32 &<< UInt16(min(blocks.pointee.marks[page], 10)) { return false }

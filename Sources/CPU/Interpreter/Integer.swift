@@ -294,6 +294,7 @@ extension VCPU {
             if (offset &+ roost_effective_base_at(s, segment).pointee) & 15 != 0 { throw .generalProtection(0) }
             let host: UnsafeMutablePointer<UInt64>? = try hostPointerForUpdate(segment, offset)
             if let host {
+                logRun(UnsafeMutableRawPointer(host).assumingMemoryBound(to: UInt8.self), 16)
                 equal = roost_cmpxchg16b(host, &low, &high, gpr[3], gpr[1]) != 0
             } else {
                 let oldLow: UInt64 = try loadForWrite(segment, offset)

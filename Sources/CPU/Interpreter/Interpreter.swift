@@ -81,6 +81,11 @@ extension VCPU {
                         s.pointee.interrupt_window = 0
                         return .interruptWindow
                     }
+                } else if s.pointee.interrupt_shadow == 1 && s.pointee.interrupt_window == 0
+                    && s.pointee.pending_nmi == 0 && s.pointee.translation != nil
+                {
+                    // Nothing waits; what comes from now on is looked for after one instruction at least.
+                    s.pointee.interrupt_shadow = 0
                 } else {
                     careful = true
                 }
@@ -94,7 +99,7 @@ extension VCPU {
                 case .failed: return .internalError("the process that ran the guest's user code has ended")
                 }
             }
-            let goesOn = careful ? runOne() : s.pointee.translation != nil ? runTranslated() : runBlock()
+            let goesOn = careful ? runOne() : s.pointee.translation != nil ? runTranslations() : runBlock()
             if !goesOn { return takeExit() }
         }
     }
@@ -102,7 +107,6 @@ extension VCPU {
     /// Runs one block. False: an exit waits.
     @inline(__always)
     func runBlock() -> Bool {
-        var p: UnsafePointer<Instruction>
         do throws(CPUException) {
             let block = try findBlock()
             if exceedsLimit(block.pointee.count) { return runOne() }
@@ -111,26 +115,33 @@ extension VCPU {
             {
                 return runOne()
             }
-            p = UnsafePointer(blocks.pointee.instructions + Int(block.pointee.first))
-            let end = p + Int(block.pointee.count)
-            s.pointee.block_end = UnsafeRawPointer(end)
-            let start = p
-            do throws(CPUException) {
-                repeat {
-                    try execute(p)
-                    p += 1
-                } while UnsafeRawPointer(p) < (s.pointee.block_end ?? UnsafeRawPointer(start))
-                s.pointee.instructions &+= UInt64(p - start)
-                if !(block.pointee.endsInBranch && p == end) {
-                    s.pointee.rip = truncatedRIP(nextRIP(p - 1))
-                }
-                return true
-            } catch {
-                s.pointee.instructions &+= UInt64(p - start)
-                return settle(error, p)
-            }
+            return runInstructions(of: block, from: 0)
         } catch {
             return raise(error)
+        }
+    }
+
+    /// Runs a block from its instruction `index` on; RIP is the block's. False: an exit waits.
+    @inline(__always)
+    func runInstructions(of block: UnsafePointer<Block>, from index: Int) -> Bool {
+        let first = UnsafePointer(blocks.pointee.instructions + Int(block.pointee.first))
+        let end = first + Int(block.pointee.count)
+        let start = first + index
+        s.pointee.block_end = UnsafeRawPointer(end)
+        var p = start
+        do throws(CPUException) {
+            repeat {
+                try execute(p)
+                p += 1
+            } while UnsafeRawPointer(p) < (s.pointee.block_end ?? UnsafeRawPointer(start))
+            s.pointee.instructions &+= UInt64(p - start)
+            if !(block.pointee.endsInBranch && p == end) {
+                s.pointee.rip = truncatedRIP(nextRIP(p - 1))
+            }
+            return true
+        } catch {
+            s.pointee.instructions &+= UInt64(p - start)
+            return settle(error, p)
         }
     }
 
@@ -253,6 +264,7 @@ extension VCPU {
         case .halt: return .halt
         case .shutdown: return .shutdown
         case .hypercall: return .hypercall
+        case .difference: return .difference
         default: return .internalError("the engine stopped without a reason")
         }
     }

@@ -15,7 +15,9 @@ extension VCPU {
         while true {
             let count = truncateAddress(gpr[1], size)
             if count == 0 { break }
-            if budget <= 0 || (budget < 4096 && roost_attention(s) != 0) { return suspendString(i) }
+            if budget <= 0 || (budget < 4096 && s.pointee.lockstep == nil && roost_attention(s) != 0) {
+                return suspendString(i)
+            }
             let run = try stringRun(i, count)
             if run > 0 {
                 writeCounter(count &- run, size)
@@ -84,6 +86,7 @@ extension VCPU {
             // Closer than an element: the bytes of one element must not be seen by the next through byte copies.
             let distance = UInt64(UInt(bitPattern: target)) &- UInt64(UInt(bitPattern: source))
             if distance != 0 && distance < element { return 0 }
+            logRun(target, elements &* element)
             roost_copy_bytes(target, source, elements &* element)
             advance(6, i, by: elements)
             advance(7, i, by: elements)
@@ -92,6 +95,7 @@ extension VCPU {
         guard let (target, room) = try hostRun(Int(ROOST_ES), to, write: true) else { return 0 }
         let elements = min(count, UInt64(truncatingIfNeeded: room) / element)
         if elements == 0 || wraps(to, elements &* element, size) { return 0 }
+        logRun(target, elements &* element)
         fill(target, gpr[0], Int(elements), Int(element))
         advance(7, i, by: elements)
         return elements

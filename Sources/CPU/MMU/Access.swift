@@ -86,7 +86,7 @@ extension VCPU {
     ) throws(CPUException) -> (UnsafeMutablePointer<UInt8>, Int)? {
         let linear = linearAddress(segment, offset)
         if roost_segment_check_at(s, segment).pointee != 0 || s.pointee.slow_memory != 0 { return nil }
-        let entry = slot(linear)
+        let entry = s.pointee.logs_stores == 0 ? slot(linear) : contextSlot(linear)
         let wanted = (linear & ~0xFFF) | UInt64(s.pointee.address_space)
         if (write ? entry.pointee.write_tag : entry.pointee.read_tag) != wanted {
             if isCanonicalData(linear) { _ = try translate(linear, write: write) }
@@ -165,6 +165,7 @@ extension VCPU {
         let physical = try translate(linear, write: true)
         let page = physical >> 12
         guard isMemoryPage(page), s.pointee.page_flags[Int(page)] & 5 == 0 else { return nil }
+        if s.pointee.logs_stores != 0 { logStore(physical, size) }
         s.pointee.page_flags[Int(page)] |= 2
         if s.pointee.slow_memory != 0 { matchDataBreakpoint(linear, size: size, write: true) }
         return UnsafeMutableRawPointer(s.pointee.ram + Int(physical))
@@ -232,6 +233,7 @@ extension VCPU {
         }
         let flags = s.pointee.page_flags[Int(page)]
         if flags & 4 != 0 { return }
+        if s.pointee.logs_stores != 0 { logStore(physical, size) }
         let pointer = UnsafeMutableRawPointer(s.pointee.ram + Int(physical))
         switch size {
         case 8: pointer.storeBytes(of: value, as: UInt64.self)

@@ -70,6 +70,11 @@ extension VCPU {
         return found.physical
     }
 
+    /// The entry for a page in the context in force, whatever `tlb` points at.
+    func contextSlot(_ linear: UInt64) -> UnsafeMutablePointer<roost_tlb_entry> {
+        table(Int(s.pointee.tlb_context)) + Int(truncatingIfNeeded: (linear >> 12) & UInt64(ROOST_TLB_ENTRIES - 1))
+    }
+
     @inline(__always)
     private func table(_ context: Int) -> UnsafeMutablePointer<roost_tlb_entry> {
         switch context {
@@ -290,6 +295,7 @@ extension VCPU {
     private func setEntry(_ physical: UInt64, _ entry: UInt64, _ bits: UInt64, wide: Bool) {
         let page = physical >> 12
         guard entry & bits != bits, isMemoryPage(page), s.pointee.page_flags[Int(page)] & 4 == 0 else { return }
+        if s.pointee.logs_stores != 0 { logStore(physical, wide ? 8 : 4) }
         roost_atomic_or(s.pointee.ram + Int(physical), bits, wide ? 8 : 4)
         s.pointee.page_flags[Int(page)] |= 2
         if s.pointee.page_flags[Int(page)] & 1 != 0 { codeWritten(physical, 8) }
@@ -302,6 +308,7 @@ extension VCPU {
         let entries = Int(ROOST_TLB_ENTRIES) * Int(ROOST_TLB_CONTEXTS)
         memset(s.pointee.tlb_contexts.0.unsafelyUnwrapped, 0xFF, entries * MemoryLayout<roost_tlb_entry>.stride)
         for n in 0..<64 { roost_large_pages_at(s, n).pointee = 0 }
+        if let other = s.pointee.other_tlb { memset(other, 0xFF, entries * MemoryLayout<roost_tlb_entry>.stride) }
         s.pointee.huge_pages = 0
         // The tags begin anew with the tables empty: the next one must differ from the one in force.
         s.pointee.address_space = 1
@@ -394,8 +401,9 @@ extension VCPU {
         if isHuge { return flushRange(linear & ~0x3FFF_FFFF, 0x3FFF_FFFF) }
         if isLarge { return flushRange(linear & ~0x3F_FFFF, 0x3F_FFFF) }
         for context in 0..<Int(ROOST_TLB_CONTEXTS) {
-            let entry = table(context) + Int(truncatingIfNeeded: (linear >> 12) & UInt64(ROOST_TLB_ENTRIES - 1))
-            if (entry.pointee.read_tag ^ linear) & ~0xFFF == 0 { forget(entry) }
+            let slot = Int(truncatingIfNeeded: (linear >> 12) & UInt64(ROOST_TLB_ENTRIES - 1))
+            forget(table(context) + slot, linear, ~0xFFF)
+            if let other = otherTable(context) { forget(other + slot, linear, ~0xFFF) }
         }
     }
 
@@ -404,13 +412,20 @@ extension VCPU {
         let first = Int(truncatingIfNeeded: (start >> 12) & UInt64(ROOST_TLB_ENTRIES - 1))
         for context in 0..<Int(ROOST_TLB_CONTEXTS) {
             for n in 0..<count {
-                let entry = table(context) + ((first + n) & Int(ROOST_TLB_ENTRIES - 1))
-                if (entry.pointee.read_tag ^ start) & ~mask == 0 { forget(entry) }
+                let slot = (first + n) & Int(ROOST_TLB_ENTRIES - 1)
+                forget(table(context) + slot, start, ~mask)
+                if let other = otherTable(context) { forget(other + slot, start, ~mask) }
             }
         }
     }
 
-    private func forget(_ entry: UnsafeMutablePointer<roost_tlb_entry>) {
+    /// The table of the engine that doesn't run now, if two are compared.
+    private func otherTable(_ context: Int) -> UnsafeMutablePointer<roost_tlb_entry>? {
+        s.pointee.other_tlb.map { $0 + context * Int(ROOST_TLB_ENTRIES) }
+    }
+
+    private func forget(_ entry: UnsafeMutablePointer<roost_tlb_entry>, _ linear: UInt64, _ mask: UInt64) {
+        if (entry.pointee.read_tag ^ linear) & mask != 0 { return }
         entry.pointee.read_tag = ~0
         entry.pointee.write_tag = ~0
         entry.pointee.physical = 0
@@ -421,5 +436,7 @@ extension VCPU {
         let entries = Int(ROOST_TLB_ENTRIES) * Int(ROOST_TLB_CONTEXTS)
         let table = s.pointee.tlb_contexts.0.unsafelyUnwrapped
         for n in 0..<entries where table[n].physical >> 12 == page { table[n].write_tag = ~0 }
+        guard let other = s.pointee.other_tlb else { return }
+        for n in 0..<entries where other[n].physical >> 12 == page { other[n].write_tag = ~0 }
     }
 }

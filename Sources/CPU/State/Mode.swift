@@ -68,7 +68,7 @@ extension VCPU {
             s.pointee.tlb_context = UInt8(ROOST_TLB_SUPERVISOR_AC)
         }
         s.pointee.slow_memory = checksAlignment || hasDataBreakpoints ? 1 : 0
-        if s.pointee.slow_memory != 0 {
+        if s.pointee.slow_memory != 0 || s.pointee.logs_stores != 0 {
             s.pointee.tlb = s.pointee.tlb_never_matching
         } else {
             switch s.pointee.tlb_context {

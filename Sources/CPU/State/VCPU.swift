@@ -58,7 +58,8 @@ public struct VCPU: BitwiseCopyable {
 extension VCPU {
     /// What the guest's counter counts from: the host's counter or virtual time.
     package var rawCounter: UInt64 {
-        s.pointee.virtual_clock != 0 ? s.pointee.instructions &+ s.pointee.skipped_time : roost_rdtsc()
+        if s.pointee.virtual_clock != 0 { return s.pointee.instructions &+ s.pointee.skipped_time }
+        return s.pointee.lockstep == nil ? roost_rdtsc() : lockstepCounter()
     }
 
     /// Whether so many instructions more would go beyond `instruction_limit`.

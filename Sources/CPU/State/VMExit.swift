@@ -29,11 +29,14 @@ public enum VMExit: Sendable, Equatable {
     case shutdown
     /// VMCALL or VMMCALL: number in RAX. The machine sets RAX; no `complete`.
     case hypercall
+    /// Two engines that were compared did not agree; the engine has the difference.
+    case difference
     /// The engine's own failure, in words.
     case internalError(String)
 }
 
 /// `roost_vcpu.exit_kind`.
 enum ExitKind: UInt32 {
-    case none, portRead, portWrite, mmioRead, mmioWrite, readMSR, writeMSR, taskPriority, halt, shutdown, hypercall
+    case none, portRead, portWrite, mmioRead, mmioWrite, readMSR, writeMSR, taskPriority, halt, shutdown, hypercall,
+        difference
 }

@@ -8,7 +8,7 @@ internal import CHost
 
 extension BlockTranslator {
     /// Whether a place in the code page can be reached by a patched jump.
-    private func isChainable(_ target: Int) -> Bool {
+    func isChainable(_ target: Int) -> Bool {
         if !options.chains { return false }
         if target >= 0 && target < 4096 { return true }
         return absolute != 0 && absolute &+ UInt64(bitPattern: Int64(target - pageOffset)) >= Self.absoluteStart

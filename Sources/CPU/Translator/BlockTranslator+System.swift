@@ -30,12 +30,19 @@ extension BlockTranslator {
         }
     }
 
-    /// Interrupts that wait for the window are taken after the instruction that follows.
+    /// Interrupts that wait are taken after the instruction that follows, if IF was clear. It ends its block.
     private mutating func emitSTI(_ n: Int) {
+        let place = pageOffset + Int((first + n).pointee.endOffset)
+        code.memory(0xF7, reg: 0, StateOffset.rflags)
+        code.word32(0x200)
+        let wasSet = code.jump(if: 5)
         code.arithmetic(1, StateOffset.rflags, 0x200, wide: true)
         code.compareByte(StateOffset.interruptWindow, 0)
-        let place = pageOffset + Int((first + n).pointee.endOffset)
         exits.append(Exit(jump: code.jump(if: 5), target: place, kind: .shadow))
+        code.arithmetic(7, StateOffset.attention, 0, wide: false)
+        exits.append(Exit(jump: code.jump(if: 5), target: place, kind: .shadow))
+        goOnInShadow(to: place)
+        code.patch(wasSet, to: code.count)
     }
 
     /// From the TLB that refuses user pages to the one that doesn't; without SMAP that one is in force already.

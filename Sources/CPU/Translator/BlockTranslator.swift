@@ -94,6 +94,8 @@ struct BlockTranslator {
     enum ExitPath {
         /// To the dispatcher, which may make the jump lead to its block.
         case chain
+        /// The same after STI: interrupts are held off for one instruction more.
+        case chainShadow
         /// To the dispatcher for events.
         case attention
         /// To the interpreter for the block's rest: vectors can't run inline now.
@@ -144,7 +146,7 @@ struct BlockTranslator {
         let p = (first + n).pointee
         if p.isMemory && p.operation != .lea { return true }
         switch p.operation {
-        case .push, .pop, .leave, .ret, .retImmediate, .call, .callIndirect, .div, .idiv: return true
+        case .push, .pop, .leave, .ret, .retImmediate, .call, .callIndirect, .div, .idiv, .sse, .avx: return true
         default: return !emits(n)
         }
     }
@@ -280,7 +282,8 @@ struct BlockTranslator {
     private mutating func write(_ exit: Exit) {
         code.patch(exit.jump, to: code.count)
         switch exit.kind {
-        case .chain:
+        case .chain, .chainShadow:
+            if case .chainShadow = exit.kind { emitShadow() }
             loadRIP(scratch0, exit.target)
             let isCross = exit.target < 0 || exit.target >= 4096
             code.constant(scratch1, UInt64(origin + exit.jump) | (isCross ? ChainSite.crossesPage : 0))
@@ -289,8 +292,7 @@ struct BlockTranslator {
             loadRIP(scratch0, exit.target)
             emitJump(to: common.leave)
         case .shadow:
-            code.memory(0xC6, reg: 0, StateOffset.interruptShadow)
-            code.byte(1)
+            emitShadow()
             loadRIP(scratch0, exit.target)
             emitJump(to: common.leave)
         case .interpret(let index):
@@ -308,6 +310,22 @@ struct BlockTranslator {
             emitCall(to: common.loadVectors)
             exits.append(Exit(jump: code.jump(if: 5), target: exit.target, kind: .interpret(index: index)))
             code.patch(code.jump(), to: resume)
+        }
+    }
+
+    private mutating func emitShadow() {
+        code.memory(0xC6, reg: 0, StateOffset.interruptShadow)
+        code.byte(1)
+    }
+
+    /// Goes on after STI has set IF: wherever the dispatcher comes next, it must not take an interrupt at once.
+    mutating func goOnInShadow(to target: Int) {
+        if isChainable(target) {
+            exits.append(Exit(jump: code.jump(), target: target, kind: .chainShadow))
+        } else {
+            emitShadow()
+            loadRIP(scratch0, target)
+            emitJump(to: options.chains ? common.lookup : common.leave)
         }
     }
 

@@ -147,6 +147,14 @@ struct TranslationCache {
         pageHeads[Int(page)] = UInt32(n)
     }
 
+    /// Bytes of the translation at a position, padding included.
+    func codeLength(at place: Int) -> Int {
+        for n in 1..<max(recordCount, 1) where Int(records[n].position) == place {
+            return (n + 1 < recordCount ? Int(records[n + 1].position) : position) - place
+        }
+        return 0
+    }
+
     func record(_ n: Int) -> TranslationRecord { records[min(max(n, 0), recordCount - 1)] }
 
     /// Forgets all code.

@@ -140,6 +140,12 @@ extension VCPU {
         s.pointee.translation.unsafelyUnwrapped.assumingMemoryBound(to: TranslationCache.self)
     }
 
+    /// Runs translated code from the current RIP, alone or beside the interpreter. False: an exit waits.
+    @inline(__always)
+    func runTranslations() -> Bool {
+        s.pointee.lockstep == nil ? runTranslated() : runLockstep()
+    }
+
     /// Runs translated code from the current RIP. False: an exit waits.
     @inline(__always)
     func runTranslated() -> Bool {
@@ -211,11 +217,11 @@ extension VCPU {
     }
 
     /// Whether all of the code page is inside CS.
-    private func isInsideLimit(_ codePage: UInt64) -> Bool {
+    func isInsideLimit(_ codePage: UInt64) -> Bool {
         codePage < 0x1_0000_0000 && codePage &+ 4095 <= UInt64(segment(Int(ROOST_CS)).pointee.limit)
     }
 
-    private func canTranslate(_ block: UnsafeMutablePointer<Block>, _ codePage: UInt64) -> Bool {
+    func canTranslate(_ block: UnsafeMutablePointer<Block>, _ codePage: UInt64) -> Bool {
         if s.pointee.code_size != 8 {
             return isInsideLimit(codePage) && block.pointee.secondPage == block.pointee.physical >> 12
         }
@@ -259,7 +265,7 @@ extension VCPU {
     }
 
     @inline(never)
-    private func translate(_ block: UnsafeMutablePointer<Block>) {
+    func translate(_ block: UnsafeMutablePointer<Block>) {
         let cache = translations
         if !cache.pointee.hasRoom { dropTranslations() }
         let position = cache.pointee.position
