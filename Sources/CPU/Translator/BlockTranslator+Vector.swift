@@ -46,6 +46,7 @@ extension BlockTranslator {
             let size = memorySize(i, row)
             probeOperand(n, size: size, write: row.attributes.contains(.memoryWrite))
             if needsAlignment(row, size) {
+                losesFlags(before: n)
                 code.registers(0xF6, rex: true, reg: 0, rm: scratch0)
                 code.byte(UInt8(size - 1))
                 addStub(code.jump(if: 5), n)
