@@ -130,7 +130,8 @@ struct PageStates: ~Copyable {
         }
         let version = UInt64(v.s.pointee.code_versions[page])
         if flags[page] & Self.runs != 0 && scanned[page] == version | Self.good { return true }
-        if flags[page] & Self.code != 0 && (scanned[page] == version | Self.bad || scanned[page] == version | Self.guarded)
+        if flags[page] & Self.code != 0
+            && (scanned[page] == version | Self.bad || scanned[page] == version | Self.guarded)
         {
             return false
         }

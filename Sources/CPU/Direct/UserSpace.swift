@@ -214,7 +214,8 @@ final class UserSpace {
     /// The forbidden instructions of a page that may run in a private copy; nil: it may not. It stays there as long as
     /// the page does (`old`: what is recorded of it), and comes there when that is `wanted`.
     private func guardedStarts(
-        _ linearPage: UInt64, _ page: UInt64, _ neighbors: PageNeighbors, _ states: borrowing PageStates, _ wanted: Bool,
+        _ linearPage: UInt64, _ page: UInt64, _ neighbors: PageNeighbors, _ states: borrowing PageStates,
+        _ wanted: Bool,
         _ old: UInt64
     ) -> [Int]? {
         if guarded.contains(linearPage) {

@@ -1,4 +1,4 @@
-// Code that changes under the translator's feet: by itself, through another mapping, by a device; caches that overflow;
+// What blocks must not get wrong; code that changes under the translator's feet: by itself, through another mapping, by a device; caches that overflow;
 // loops that never come back by themselves.
 import CHost
 import CPU
@@ -57,6 +57,18 @@ import Testing
 
     /// MOV RDI, address.
     private func pointer(_ address: UInt64) -> [UInt8] { [0x48, 0xBF] + immediate(address) }
+
+    @Test(arguments: all) func `Flags outlive the alignment check of a vector access`(
+        engine: Engine, mode: ProgramMode
+    ) throws {
+        // and rsp, -16; xor eax, eax; xorps xmm0, xmm0; mov [rsp-16], rax; mov [rsp-8], rax; sub eax, 1;
+        // movaps xmm1, [rsp-16]; setc al; movzx eax, al; int3
+        let code: [UInt8] = [
+            0x48, 0x83, 0xE4, 0xF0, 0x31, 0xC0, 0x0F, 0x57, 0xC0, 0x48, 0x89, 0x44, 0x24, 0xF0, 0x48, 0x89, 0x44, 0x24,
+            0xF8, 0x83, 0xE8, 0x01, 0x0F, 0x28, 0x4C, 0x24, 0xF0, 0x0F, 0x92, 0xC0, 0x0F, 0xB6, 0xC0, 0xCC,
+        ]
+        #expect(run(try make(engine, mode, [0: code])) == 1)
+    }
 
     @Test(arguments: all) func `A store into the running block counts at once`(engine: Engine, mode: ProgramMode) throws
     {
