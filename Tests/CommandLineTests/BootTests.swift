@@ -104,6 +104,30 @@ struct BootTests {
         #expect(status == 0)
     }
 
+    /// Programs of both machines, and what they are told to compute: integers, sorting, compression, regular expressions.
+    private static let programs = [
+        // Short enough for one line of the terminal: a longer one is drawn again.
+        #"perl -e '$x=1;$x=($x*69069+1)%2**32 for 1..3e6;print "is $x"'"#,
+        #"perl -e 'print sort map{$_*7919%10007}1..6e4'|md5sum"#,
+        #"perl -e '$_=q(ab)x2e4;$n=()=/(a|b(?=a))+?b/g;print qq(is $n)'"#,
+        #"perl -e '$x+=sin($_)/($_+1)for 0..8e5;printf q(%.12f),$x'"#,
+        #"head -c 20000000 /dev/zero|gzip -9|md5sum"#,
+        #"seq 300000|sort -r|sort -n|sed 's/^1\(.*\)$/\1x/'|sha256sum"#,
+    ]
+
+    /// What a shell on the host prints for it.
+    private func onHost(_ program: String) throws -> String {
+        let shell = Process()
+        let output = Pipe()
+        shell.executableURL = URL(fileURLWithPath: "/bin/sh")
+        shell.arguments = ["-c", program]
+        shell.standardOutput = output
+        try shell.run()
+        let data = output.fileHandleForReading.readDataToEndOfFile()
+        shell.waitUntilExit()
+        return String(decoding: data, as: UTF8.self).trimmingCharacters(in: .whitespacesAndNewlines)
+    }
+
     @Test(
         "the Debian image leaves a person at a shell where network, dmesg, lscpu and poweroff behave",
         .enabled("needs the image that `make test` builds") { (try? ImageStore(root: "/").locate(imageFolder)) != nil })
@@ -126,6 +150,11 @@ struct BootTests {
         }
         #expect(command("echo $((6 * 7)) on $(tty)").contains("42 on /dev/ttyS0"))
         #expect(command("lscpu").contains("x86_64"))
+        // Debian's own programs compute what they compute on the host, in the translator and then natively.
+        for program in Self.programs {
+            let expected = try onHost(program)
+            #expect(!expected.isEmpty && command(program).contains(expected), "\(program)")
+        }
         #expect(command("cat /proc/interrupts").contains("ttyS0"))
         #expect(command("dmesg | grep -c Linux").contains { $0.isNumber && $0 != "0" })
         #expect(command("ip -brief address show eth0").contains("10.0.2.15/24"))
