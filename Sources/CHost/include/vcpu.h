@@ -93,7 +93,6 @@ typedef struct {
     uint8_t  local_code;         // supervisor code that isn't global is in the jump table
     uint8_t  vectors_live;       // the host's vector registers and MXCSR hold the guest's
     uint8_t  vectors_usable;     // 1: SSE may run inline, 2: AVX too
-    uint8_t  code_written;       // set by a store of this vCPU to translated code
     uint64_t code_filter[64];    // a bit for each linear page (hashed) that code was fetched from
     uint64_t code_regions[64];   // the same for each 4 MiB region
     uint64_t large_pages[64];    // a bit for each 4 MiB region (hashed) that pieces of large pages may be held of

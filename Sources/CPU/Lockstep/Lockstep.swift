@@ -249,7 +249,6 @@ extension VCPU {
         other.pointee.jump_generation = s.pointee.jump_generation
         other.pointee.local_code = s.pointee.local_code
         other.pointee.vectors_live = s.pointee.vectors_live
-        other.pointee.code_written = s.pointee.code_written
         other.pointee.group_addends = s.pointee.group_addends
         other.pointee.saved_mxcsr = s.pointee.saved_mxcsr
         other.pointee.tlb_misses = s.pointee.tlb_misses

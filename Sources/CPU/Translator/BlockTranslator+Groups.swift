@@ -207,18 +207,9 @@ extension BlockTranslator {
         losesFlags(before: n)
         let register = source(group.base, scratch0)
         code.lea(scratch0, .base(register, group.start &- moved))
-        code.lea(scratch2, .base(scratch0, group.end &- group.start &- 1))
-        if usesRORX {
-            code.rotatedCopy(scratch1, scratch0, right: 7)
-        } else {
-            code.move(scratch1, scratch0)
-            code.shift(5, scratch1, 7)
-        }
-        code.registers(0x81, reg: 4, rm: scratch1)
-        code.word32(Int32((ROOST_TLB_ENTRIES - 1) << 5))
-        code.arithmetic(4, scratch2, -4096)
-        code.memory(0x0B, wide: true, reg: scratch2, StateOffset.tlbTag)
-        code.memory(0x3B, wide: true, reg: scratch2, .stateIndexed(scratch1, table + (group.writes ? 8 : 0)))
+        compareTag(
+            linear: scratch0, last: .base(scratch0, group.end &- group.start &- 1), index: scratch1, write: group.writes
+        )
         let i = first + n
         let place = pageOffset + Int(i.pointee.endOffset) - Int(i.pointee.length)
         exits.append(Exit(jump: code.jump(if: 5), target: place, kind: .interpret(index: n)))

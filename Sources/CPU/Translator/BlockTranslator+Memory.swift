@@ -62,27 +62,31 @@ extension BlockTranslator {
     /// one, so that an access across pages misses.
     mutating func probe(_ n: Int, segment: UInt8, size: Int, write: Bool, kind: StepKind) {
         addSegment(n, segment, size, kind)
-        if usesRORX {
-            code.rotatedCopy(scratch1, scratch0, right: 7)
-        } else {
-            code.move(scratch1, scratch0)
-            code.shift(5, scratch1, 7)
-        }
-        if size == 1 {
-            code.move(scratch2, scratch0)
-        } else {
-            code.lea(scratch2, .base(scratch0, Int32(size - 1)))
-        }
-        // Bits 24:12 of the address select an entry of 32 bytes.
-        code.registers(0x81, reg: 4, rm: scratch1)
-        code.word32(Int32((ROOST_TLB_ENTRIES - 1) << 5))
-        code.registers(0x81, wide: true, reg: 4, rm: scratch2)
-        code.word32(-4096)
-        code.memory(0x0B, wide: true, reg: scratch2, StateOffset.tlbTag)
-        code.memory(0x3B, wide: true, reg: scratch2, .stateIndexed(scratch1, table + (write ? 8 : 0)))
+        compareTag(linear: scratch0, last: .base(scratch0, Int32(size - 1)), index: scratch1, write: write)
         addStub(code.jump(if: 5), n, kind)
         code.memory(0x03, wide: true, reg: scratch0, .stateIndexed(scratch1, table + 16))
     }
+
+    /// Looks an address up in the TLB: ZF is set if the page of its last byte is there under the index of its first one,
+    /// whose entry is then at `table` plus `index`. Clobbers scratch 2.
+    mutating func compareTag(linear: HostRegister, last: HostAddress, index: HostRegister, write: Bool) {
+        // Bits 24:12 of the address select an entry of 32 bytes.
+        if usesRORX {
+            code.rotatedCopy(index, linear, right: 7)
+        } else {
+            code.move(index, linear)
+            code.shift(5, index, 7)
+        }
+        code.lea(scratch2, last)
+        code.registers(0x81, reg: 4, rm: index)
+        code.word32(Int32((ROOST_TLB_ENTRIES - 1) << 5))
+        code.arithmetic(4, scratch2, -4096)
+        code.memory(0x0B, wide: true, reg: scratch2, StateOffset.tlbTag)
+        code.memory(0x3B, wide: true, reg: scratch2, .stateIndexed(index, table + (write ? 8 : 0)))
+    }
+
+    /// Distance of this mode's TLB from the state block.
+    var table: Int32 { StateOffset.tables + Int32(tlbContext) * Int32(ROOST_TLB_ENTRIES) * 32 }
 
     /// From an offset to a linear address: base and checks where the mode has them.
     private mutating func addSegment(_ n: Int, _ segment: UInt8, _ size: Int, _ kind: StepKind) {

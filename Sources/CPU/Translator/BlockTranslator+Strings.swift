@@ -40,17 +40,7 @@ extension BlockTranslator {
     /// Finds the TLB entry (`index`, kept) of a run of RCX elements at a register; the run must be in one page.
     private mutating func probeRun(_ n: Int, _ register: HostRegister, _ shift: UInt8, index: HostRegister, write: Bool)
     {
-        code.move(index, register)
-        code.shift(5, index, 7)
-        code.registers(0x81, reg: 4, rm: index)
-        code.word32(Int32((ROOST_TLB_ENTRIES - 1) << 5))
-        code.lea(scratch2, .indexed(register, 1, shift, -1))
-        code.arithmetic(4, scratch2, -4096)
-        code.memory(0x0B, wide: true, reg: scratch2, StateOffset.tlbTag)
-        code.memory(0x3B, wide: true, reg: scratch2, .stateIndexed(index, table + (write ? 8 : 0)))
+        compareTag(linear: register, last: .indexed(register, 1, shift, -1), index: index, write: write)
         addStub(code.jump(if: 5), n)
     }
-
-    /// Distance of this mode's TLB from the state block.
-    var table: Int32 { StateOffset.tables + Int32(tlbContext) * Int32(ROOST_TLB_ENTRIES) * 32 }
 }
