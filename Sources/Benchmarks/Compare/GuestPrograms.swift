@@ -77,8 +77,11 @@ struct GuestPrograms {
         }
         let libraries = try output("/usr/bin/ldd", [compiler])
         // It tells each file that it opens.
-        let headers = try output(compiler, ["-vv", "-c", "-o", "/dev/null", sample])
-        return Set((libraries + headers).filter { $0.hasPrefix("/") && $0 != sample && $0 != "/dev/null" }).sorted()
+        // tcc deletes its output file before it writes it: root would lose /dev/null.
+        let object = NSTemporaryDirectory() + "/roost-bench-\(ProcessInfo.processInfo.processIdentifier).o"
+        defer { try? FileManager.default.removeItem(atPath: object) }
+        let headers = try output(compiler, ["-vv", "-c", "-o", object, sample])
+        return Set((libraries + headers).filter { $0.hasPrefix("/") && $0 != sample && $0 != object }).sorted()
     }
 
     static let initScript = #"""
