@@ -22,7 +22,6 @@ enum StateOffset {
     static let vectorsUsable = state(\.vectors_usable)
     static let savedMXCSR = state(\.saved_mxcsr)
     static let interruptWindow = state(\.interrupt_window)
-    static let pendingNMI = state(\.pending_nmi)
     static let interruptShadow = state(\.interrupt_shadow)
     static let modeKey = state(\.mode_key)
     static let tlb = state(\.tlb)

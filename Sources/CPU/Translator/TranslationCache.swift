@@ -120,9 +120,6 @@ struct TranslationCache {
     /// Whether another block fits.
     var hasRoom: Bool { position + Self.longestBlock <= memory.size && recordCount + 2 < Self.maximumRecords }
 
-    /// Bytes of code.
-    var used: Int { position }
-
     /// Takes up a translation written at `position`, made from one page or two.
     mutating func add(
         pageOffset: Int, absolute: UInt64, page: UInt64, secondPage: UInt64, modeKey: UInt32, length: Int
