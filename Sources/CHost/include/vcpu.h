@@ -91,8 +91,13 @@ typedef struct {
     uint64_t jump_key;           // what an entry of it must carry: generation, address space, mode
     uint32_t jump_generation;    // raised whenever code may be somewhere else than it was
     uint8_t  local_code;         // supervisor code that isn't global is in the jump table
+    uint8_t  x87_usable;         // x87 and MMX may run inline
     uint8_t  vectors_live;       // the host's vector registers and MXCSR hold the guest's
+    uint8_t  x87_live;           // the host's x87 registers hold the guest's; must follow `vectors_live`
     uint8_t  vectors_usable;     // 1: SSE may run inline, 2: AVX too
+    uint32_t code_bases[16];     // bases of CS that numbers in `jump_key` stand for (not in 64-bit mode)
+    uint32_t code_base_number;   // the one in force
+    uint32_t next_code_base;     // the number that is given away next
     uint64_t code_filter[64];    // a bit for each linear page (hashed) that code was fetched from
     uint64_t code_regions[64];   // the same for each 4 MiB region
     uint64_t large_pages[64];    // a bit for each 4 MiB region (hashed) that pieces of large pages may be held of
@@ -170,7 +175,7 @@ typedef struct {
     // ---- vector and x87 state: the standard (non-compacted) XSAVE area (SDM 1 13.4) -----------------------------
     // The block is page-aligned; the assertion below keeps this part aligned to 64.
     void    *vector_thunks;      // the vector unit's cache of generated code (see CPU/Vector/ThunkCache)
-    uint64_t xsave_padding[1];
+    uint64_t xsave_padding[7];
     uint64_t xsave[320];
 } roost_vcpu;
 _Static_assert(offsetof(roost_vcpu, xsave) % 64 == 0, "xsave must be aligned to 64");
@@ -199,6 +204,7 @@ static inline uint64_t *roost_dr_at(roost_vcpu *cpu, size_t n) { return &cpu->dr
 static inline uint64_t *roost_effective_base_at(roost_vcpu *cpu, size_t n) { return &cpu->effective_base[n & 7]; }
 static inline uint8_t *roost_segment_check_at(roost_vcpu *cpu, size_t n) { return &cpu->segment_check[n & 7]; }
 static inline uint64_t *roost_completed_at(roost_vcpu *cpu, size_t n) { return &cpu->completed[n & 15]; }
+static inline uint32_t *roost_code_base_at(roost_vcpu *cpu, size_t n) { return &cpu->code_bases[n & 15]; }
 static inline uint64_t *roost_pdpte_at(roost_vcpu *cpu, size_t n) { return &cpu->pdpte[n & 3]; }
 static inline uint32_t *roost_pcid_tag_at(roost_vcpu *cpu, size_t n) { return &cpu->pcid_tag[n & 15]; }
 static inline uint64_t *roost_mtrr_base_at(roost_vcpu *cpu, size_t n) { return &cpu->mtrr_base[n & 7]; }

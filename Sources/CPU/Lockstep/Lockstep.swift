@@ -247,8 +247,12 @@ extension VCPU {
         other.pointee.chain_site = s.pointee.chain_site
         other.pointee.jump_key = s.pointee.jump_key
         other.pointee.jump_generation = s.pointee.jump_generation
+        other.pointee.code_bases = s.pointee.code_bases
+        other.pointee.code_base_number = s.pointee.code_base_number
+        other.pointee.next_code_base = s.pointee.next_code_base
         other.pointee.local_code = s.pointee.local_code
         other.pointee.vectors_live = s.pointee.vectors_live
+        other.pointee.x87_live = s.pointee.x87_live
         other.pointee.group_addends = s.pointee.group_addends
         other.pointee.saved_mxcsr = s.pointee.saved_mxcsr
         other.pointee.tlb_misses = s.pointee.tlb_misses

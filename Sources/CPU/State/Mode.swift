@@ -42,15 +42,17 @@ extension VCPU {
         if s.pointee.cpl == 0 { key |= ModeKey.kernel }
         if isFlat { key |= ModeKey.flat }
         if s.pointee.protected_mode == 0 || s.pointee.virtual8086 != 0 { key |= ModeKey.real }
-        if segment(Int(ROOST_CS)).pointee.limit == ~0 { key |= ModeKey.wide }
+        let limit = segment(Int(ROOST_CS)).pointee.limit
+        if limit == ~0 || (s.pointee.code_size == 2 && limit >= 0xFFFF) { key |= ModeKey.wide }
         s.pointee.mode_key = key
         updateVectors()
         updateJumpKey()
     }
 
-    /// Whether vector instructions may run without asking: the conditions of `checkSIMD`, exceptions masked.
+    /// Whether x87, MMX and vector instructions may run without asking: the conditions of `checkSIMD`.
     private func updateVectors() {
-        let usable = s.pointee.cr0 & 0xC == 0 && s.pointee.cr4 & 0x200 != 0
+        s.pointee.x87_usable = s.pointee.cr0 & 0xC == 0 ? 1 : 0
+        let usable = s.pointee.x87_usable != 0 && s.pointee.cr4 & 0x200 != 0
         let avx =
             s.pointee.protected_mode != 0 && s.pointee.virtual8086 == 0 && s.pointee.cr4 & 0x40000 != 0
             && s.pointee.xcr0 & 6 == 6
@@ -182,6 +184,6 @@ enum ModeKey {
     static let real: UInt32 = 0x1000
     /// CPL 0.
     static let kernel: UInt32 = 0x4000
-    /// CS has no limit to be checked.
+    /// No limit of CS is to be checked: it is 4 GiB, or at least 64 KiB in 16-bit code.
     static let wide: UInt32 = 0x2000
 }

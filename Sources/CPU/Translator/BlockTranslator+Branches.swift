@@ -72,10 +72,9 @@ extension BlockTranslator {
         let p = (first + n).pointee
         saveFlagsIfWanted(wanted[count])
         let isWide = p.addressSize == 8
-        if p.operation == .loop {
-            code.lea(1, .base(1, -1), narrow: !isWide)
-        }
-        code.registers(0x85, wide: isWide, reg: 1, rm: 1)
+        let prefix: UInt8 = p.addressSize == 2 ? 0x66 : 0
+        if p.operation == .loop { code.memory(0x8D, prefix: prefix, wide: isWide, reg: 1, .base(1, -1)) }
+        code.registers(0x85, prefix: prefix, wide: isWide, reg: 1, rm: 1)
         let notTaken = code.jump(if: p.operation == .loop ? 4 : 5)
         goOn(to: target)
         code.patch(notTaken, to: code.count)
@@ -169,7 +168,13 @@ extension BlockTranslator {
         saveFlagsIfWanted(wanted[count])
         if p.rm == Instruction.none {
             probeOperand(n, size: Int(size), write: false, kind: .ends)
-            code.memory(0x8B, wide: size == 8, reg: scratch0, .base(scratch0, 0))
+            if size == 2 {
+                code.memory(0xB7, map: 1, reg: scratch0, .base(scratch0, 0))
+            } else {
+                code.memory(0x8B, wide: size == 8, reg: scratch0, .base(scratch0, 0))
+            }
+        } else if size == 2 {
+            code.registers(0xB7, map: 1, reg: scratch0, rm: source(p.rm, scratch0))
         } else {
             code.registers(0x8B, wide: size == 8, reg: scratch0, rm: source(p.rm, scratch0))
         }
@@ -197,7 +202,7 @@ extension BlockTranslator {
         if size64 {
             if p.operandSize != 8 { return false }
         } else {
-            if modeKey & ModeKey.wide == 0 || p.operandSize != 4 || codeSize != 4 { return false }
+            if modeKey & ModeKey.wide == 0 || p.operandSize != codeSize { return false }
         }
         switch p.operation {
         case .jcc, .jmp, .call, .ret, .retImmediate: return true

@@ -33,7 +33,8 @@ extension BlockTranslator {
         case .andn, .bextr, .bzhi, .blsi, .blsmsk, .blsr, .mulx, .pdep, .pext, .rorx, .sarx, .shlx, .shrx, .adcx, .adox,
             .movbe, .crc32:
             return emitsNamed(p)
-        case .sse, .avx: return emitsVector(first + n)
+        case .sse, .avx, .mmx: return emitsVector(first + n)
+        case .x87: return emitsX87(first + n)
         case .cli, .sti, .stac, .clac, .swapgs, .pushf, .rdtsc, .rdtscp: return emitsSystem(p)
         case .cmpxchg8b, .cmpxchg16b: return p.isMemory
         default: return false
@@ -67,7 +68,8 @@ extension BlockTranslator {
         case .andn, .bextr, .bzhi, .blsi, .blsmsk, .blsr, .mulx, .pdep, .pext, .rorx, .sarx, .shlx, .shrx, .adcx, .adox,
             .movbe, .crc32:
             emitNamed(n)
-        case .sse, .avx: emitVector(n)
+        case .sse, .avx, .mmx: emitVector(n)
+        case .x87: emitX87(n)
         case .cli, .sti, .stac, .clac, .swapgs, .pushf, .rdtsc, .rdtscp: emitSystem(n)
         case .cmpxchg8b, .cmpxchg16b: emitCompareExchangeDouble(n)
         default: emitPlain(n)

@@ -1,4 +1,4 @@
-// SSE and AVX in translated code: as themselves, on the host's registers, which hold the guest's while `vectors_live`.
+// MMX, SSE and AVX in translated code: as themselves, on the host's registers, which hold the guest's while `vectors_live`.
 // Also the integer instructions that have an encoding of their own (BMI, ADX, MOVBE, CRC32).
 internal import CHost
 
@@ -39,8 +39,9 @@ extension BlockTranslator {
     mutating func emitVector(_ n: Int) {
         let i = instruction(n)
         let row = InstructionTable.row(i.pointee.row)
-        needVectors(n, level: row.operation == .avx ? 2 : 1)
         let plan = vcpu.makePlan(i, row)
+        if plan.legacyState { needX87(n) }
+        if !plan.legacyState || plan.vectors != 0 { needVectors(n, level: row.operation == .avx ? 2 : 1) }
         let use = FlagUse.of(i)
         if plan.isMemory {
             let size = memorySize(i, row)
@@ -74,6 +75,8 @@ extension BlockTranslator {
             } else {
                 code.bytes(0xC5, plan.long ? 0xFC : 0xF8, row.opcode)
             }
+        } else if !row.attributes.contains(.modRM) {
+            code.bytes(0x0F, row.opcode)  // emms
         } else if let memory {
             code.memory(row.opcode, map: row.map, prefix: prefix, wide: plan.wide, reg: reg, memory)
         } else {

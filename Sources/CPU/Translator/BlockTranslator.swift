@@ -57,6 +57,8 @@ struct BlockTranslator {
     var flagsInMemory = true
     /// Vector instructions may run: 0 not asked yet, 1 SSE, 2 AVX.
     var vectorLevel: UInt8 = 0
+    /// The host's x87 registers are the guest's.
+    var hasX87 = false
     /// Accesses reached by one probe; nil: none.
     var groups: AccessGroups?
     /// Groups whose probe has been made, a bit each.
@@ -108,6 +110,8 @@ struct BlockTranslator {
         case mismatch(index: Int, extra: Int32)
         /// Loads vector registers, then goes back.
         case vectors(resume: Int, level: UInt8, index: Int)
+        /// Loads x87 registers, then goes back.
+        case x87(resume: Int, index: Int)
     }
 
     var size64: Bool { modeKey & 15 == 8 }
@@ -146,7 +150,7 @@ struct BlockTranslator {
         let p = (first + n).pointee
         if p.isMemory && p.operation != .lea { return true }
         switch p.operation {
-        case .push, .pop, .leave, .ret, .retImmediate, .call, .callIndirect, .div, .idiv, .sse, .avx: return true
+        case .push, .pop, .leave, .ret, .retImmediate, .call, .callIndirect, .div, .idiv, .sse, .avx, .mmx, .x87: return true
         default: return !emits(n)
         }
     }
@@ -252,6 +256,7 @@ struct BlockTranslator {
         } else {
             code.load(register, StateOffset.codePage)
             code.lea(register, .base(register, Int32(truncatingIfNeeded: place)), narrow: !size64)
+            if codeSize == 2 && (place < 0 || place >= 4096) { code.registers(0xB7, map: 1, reg: register, rm: register) }
         }
     }
 
@@ -307,10 +312,19 @@ struct BlockTranslator {
         case .vectors(let resume, let level, let index):
             code.compareByte(StateOffset.vectorsUsable, level)
             exits.append(Exit(jump: code.jump(if: 2), target: exit.target, kind: .interpret(index: index)))
-            emitCall(to: common.loadVectors)
-            exits.append(Exit(jump: code.jump(if: 5), target: exit.target, kind: .interpret(index: index)))
-            code.patch(code.jump(), to: resume)
+            writeLoad(common.loadVectors, exit.target, index, resume)
+        case .x87(let resume, let index):
+            code.compareByte(StateOffset.x87Usable, 0)
+            exits.append(Exit(jump: code.jump(if: 4), target: exit.target, kind: .interpret(index: index)))
+            writeLoad(common.loadX87, exit.target, index, resume)
         }
+    }
+
+    /// Loads registers for instruction `index`, at `place`, and the rest of the block.
+    private mutating func writeLoad(_ routine: Int, _ place: Int, _ index: Int, _ resume: Int) {
+        emitCall(to: routine)
+        exits.append(Exit(jump: code.jump(if: 5), target: place, kind: .interpret(index: index)))
+        code.patch(code.jump(), to: resume)
     }
 
     private mutating func emitShadow() {

@@ -10,11 +10,17 @@ extension VCPU {
             || s.pointee.dr.7 & 0xFF != 0
     }
 
-    /// Whether vector registers that were live can be again.
+    /// Whether vector and x87 registers that were live can't be again.
     @inline(__always)
-    fileprivate var keepsVectors: Bool {
-        s.pointee.vectors_live <= s.pointee.vectors_usable
-            && area.load(fromByteOffset: 24, as: UInt32.self) & 0x1F80 == 0x1F80
+    fileprivate var losesLive: Bool {
+        if s.pointee.vectors_live != 0
+            && (s.pointee.vectors_live > s.pointee.vectors_usable
+                || area.load(fromByteOffset: 24, as: UInt32.self) & 0x1F80 != 0x1F80)
+        {
+            return true
+        }
+        return s.pointee.x87_live != 0
+            && (s.pointee.x87_usable == 0 || area.load(fromByteOffset: 0, as: UInt16.self) & 0x3F != 0x3F)
     }
 
     /// Counts for `--stats`.
@@ -45,7 +51,7 @@ func translatedStep(_ state: UnsafeMutablePointer<roost_vcpu>, _ argument: Int, 
         v.uncount(remaining)
         return v.settle(error, i) ? 1 : 2
     }
-    if state.pointee.block_end == nil || (state.pointee.vectors_live != 0 && !v.keepsVectors) {
+    if state.pointee.block_end == nil || v.losesLive {
         // The instruction changed code, perhaps its own block, or the terms of vector instructions.
         v.uncount(remaining - 1)
         if !isLast || !v.setsRIP(i) { state.pointee.rip = next }

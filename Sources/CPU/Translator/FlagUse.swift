@@ -59,6 +59,8 @@ struct FlagUse {
         case .lahf, .pushf: return FlagUse(reads: .all)
         case .sahf: return FlagUse(writes: FlagSet.all.subtracting(.overflow))
         case .sse, .avx: return vector(i)
+        case .mmx: return FlagUse()
+        case .x87: return x87(i)
         default: return FlagUse(reads: .all)
         }
     }
@@ -68,6 +70,16 @@ struct FlagUse {
         let mask: Int64 = i.pointee.operandSize == 8 ? 63 : 31
         if i.pointee.form != .rmOne && i.pointee.immediate & mask == 0 { return FlagUse() }
         return FlagUse(reads: reads, writes: writes)
+    }
+
+    /// FCMOVcc; FCOMI, FUCOMI and their popping forms.
+    private static func x87(_ i: UnsafePointer<Instruction>) -> FlagUse {
+        if i.pointee.isMemory { return FlagUse() }
+        switch (i.pointee.opcode, i.pointee.reg & 7) {
+        case (0xDA, 0..<4), (0xDB, 0..<4): return FlagUse(reads: .all)
+        case (0xDB, 5...6), (0xDF, 5...6): return FlagUse(writes: [.zero, .parity, .carry])
+        default: return FlagUse()
+        }
     }
 
     /// Comparisons into the flags: UCOMIS, COMIS, PTEST, VTESTPS, VTESTPD, PCMPxSTRx.

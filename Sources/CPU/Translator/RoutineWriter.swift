@@ -22,6 +22,8 @@ struct CommonRoutines {
     var leaveStale = 0
     /// Loads the guest's vector registers; not zero: they can't be used in line now.
     var loadVectors = 0
+    /// The same for x87.
+    var loadX87 = 0
 }
 
 /// Why translated code was left.
@@ -97,10 +99,7 @@ struct RoutineWriter {
     /// The other routines.
     mutating func writeCommon() -> CommonRoutines {
         var common = CommonRoutines()
-        common.loadVectors = origin + code.count
-        let loadVectors = writeLoadVectors()
-        let saveVectors = code.count
-        writeSaveVectors()
+        let (load, save) = writeLive(&common)
 
         common.leaveStale = origin + code.count
         code.store(StateOffset.entry, scratch0)
@@ -119,18 +118,17 @@ struct RoutineWriter {
         code.store(StateOffset.rip, scratch0)
         code.patch(fromStale, to: code.count)
         saveRegisters()
-        code.compareByte(StateOffset.vectorsLive, 0)
-        let dead = code.jump(if: 4)
-        code.patch(code.call(), to: saveVectors)
-        setVectorsDead()
+        let dead = jumpIfNoneLive()
+        code.patch(code.call(), to: save)
+        setNoneLive()
         code.patch(dead, to: code.count)
         writeEpilogue()
 
         let leaveStep = writeLeaveStep()
         common.step = origin + code.count
-        writeStep(loadVectors: loadVectors, saveVectors: saveVectors, leave: leaveStep)
+        writeStep(load: load, save: save, leave: leaveStep)
         common.stepAndEnd = origin + code.count
-        writeStepAndEnd(saveVectors: saveVectors, leave: leaveStep)
+        writeStepAndEnd(save: save, leave: leaveStep)
         // It goes on here.
         let toLookup = code.jump()
         common.mismatch = origin + code.count
@@ -144,15 +142,23 @@ struct RoutineWriter {
         return common
     }
 
-    private mutating func setVectorsDead() {
-        code.memory(0xC6, reg: 0, StateOffset.vectorsLive)
+    /// Vector and x87 registers are not the guest's; the two bytes are set as one.
+    private mutating func setNoneLive() {
+        code.memory(0xC7, prefix: 0x66, reg: 0, StateOffset.vectorsLive)
+        code.immediate(0, 2)
+    }
+
+    /// Whether neither vector nor x87 registers are the guest's.
+    private mutating func jumpIfNoneLive() -> Int {
+        code.memory(0x83, prefix: 0x66, reg: 7, StateOffset.vectorsLive)
         code.byte(0)
+        return code.jump(if: 4)
     }
 
     /// RAX is the interpreter's answer: 1 look for events, 2 an exit waits. Registers are saved, vectors too.
     private mutating func writeLeaveStep() -> Int {
         let start = code.count
-        setVectorsDead()
+        setNoneLive()
         code.registers(0x31, reg: scratch1, rm: scratch1)
         code.arithmetic(7, 0, 2)
         let events = code.jump(if: 5)
@@ -162,34 +168,31 @@ struct RoutineWriter {
         return start
     }
 
-    private mutating func writeStep(loadVectors: Int, saveVectors: Int, leave: Int) {
+    private mutating func writeStep(load: Int, save: Int, leave: Int) {
         let step: StepFunction = { translatedStep($0, $1, $2) }
         code.store(StateOffset.rip, scratch2)
         saveRegisters()
         code.lea(4, .base(4, -8))
-        code.compareByte(StateOffset.vectorsLive, 0)
-        let dead = code.jump(if: 4)
-        code.patch(code.call(), to: saveVectors)
+        let dead = jumpIfNoneLive()
+        code.patch(code.call(), to: save)
         code.patch(dead, to: code.count)
         callFunction(Self.address(step))
         jump(if: 5, to: leave)
-        code.compareByte(StateOffset.vectorsLive, 0)
-        let stillDead = code.jump(if: 4)
-        code.patch(code.call(), to: loadVectors)
+        let stillDead = jumpIfNoneLive()
+        code.patch(code.call(), to: load)
         code.patch(stillDead, to: code.count)
         code.lea(4, .base(4, 8))
         loadRegisters()
         code.byte(0xC3)
     }
 
-    private mutating func writeStepAndEnd(saveVectors: Int, leave: Int) {
+    private mutating func writeStepAndEnd(save: Int, leave: Int) {
         let stepAndEnd: StepFunction = { translatedStepAndEnd($0, $1, $2) }
         code.store(StateOffset.rip, scratch2)
         saveRegisters()
-        code.compareByte(StateOffset.vectorsLive, 0)
-        let dead = code.jump(if: 4)
-        code.patch(code.call(), to: saveVectors)
-        setVectorsDead()
+        let dead = jumpIfNoneLive()
+        code.patch(code.call(), to: save)
+        setNoneLive()
         code.patch(dead, to: code.count)
         callFunction(Self.address(stepAndEnd))
         let goesOn = code.jump(if: 4)
@@ -221,46 +224,5 @@ struct RoutineWriter {
         code.load(scratch2, .base(scratch1, 24))
         code.store(StateOffset.codePage, scratch2)
         code.memory(0xFF, reg: 4, .base(scratch1, 16))
-    }
-
-    // MARK: Vector registers
-
-    /// Returns with ZF set when the registers were loaded; the check is before the position returned.
-    private mutating func writeLoadVectors() -> Int {
-        code.memory(0x8B, reg: scratch0, StateOffset.area(24))
-        code.arithmetic(4, scratch0, 0x1F80, wide: false)
-        code.arithmetic(7, scratch0, 0x1F80, wide: false)
-        let masked = code.jump(if: 4)
-        code.byte(0xC3)
-        code.patch(masked, to: code.count)
-        code.memory(0xB6, map: 1, reg: scratch0, StateOffset.vectorsUsable)
-        code.memory(0x88, reg: scratch0, StateOffset.vectorsLive)
-        let start = code.count
-        code.memory(0xAE, map: 1, reg: 3, StateOffset.savedMXCSR)
-        code.memory(0xAE, map: 1, reg: 2, StateOffset.area(24))
-        for n in 0..<UInt8(16) {
-            let low = StateOffset.area(160 + 16 * Int32(n))
-            let high = StateOffset.area(576 + 16 * Int32(n))
-            code.vex(0x10, map: 1, prefix: 0, wide: false, long: false, reg: n, vvvv: 0, low)
-            code.vex(0x18, map: 3, prefix: 0x66, wide: false, long: true, reg: n, vvvv: n, high)
-            code.byte(1)
-        }
-        code.registers(0x39, reg: scratch0, rm: scratch0)
-        code.byte(0xC3)
-        return start
-    }
-
-    private mutating func writeSaveVectors() {
-        code.memory(0xAE, map: 1, reg: 3, StateOffset.area(24))
-        code.memory(0xAE, map: 1, reg: 2, StateOffset.savedMXCSR)
-        for n in 0..<UInt8(16) {
-            let low = StateOffset.area(160 + 16 * Int32(n))
-            let high = StateOffset.area(576 + 16 * Int32(n))
-            code.vex(0x11, map: 1, prefix: 0, wide: false, long: false, reg: n, vvvv: 0, low)
-            code.vex(0x19, map: 3, prefix: 0x66, wide: false, long: true, reg: n, vvvv: 0, high)
-            code.byte(1)
-        }
-        code.bytes(0xC5, 0xF8, 0x77)
-        code.byte(0xC3)
     }
 }

@@ -20,6 +20,8 @@ enum StateOffset {
     static let jumpKey = state(\.jump_key)
     static let vectorsLive = state(\.vectors_live)
     static let vectorsUsable = state(\.vectors_usable)
+    static let x87Live = state(\.x87_live)
+    static let x87Usable = state(\.x87_usable)
     static let savedMXCSR = state(\.saved_mxcsr)
     static let interruptWindow = state(\.interrupt_window)
     static let interruptShadow = state(\.interrupt_shadow)

@@ -216,9 +216,11 @@ extension VCPU {
             record.absolute != 0 ? record.absolute : truncatedRIP(s.pointee.code_page &+ UInt64(record.pageOffset))
     }
 
-    /// Whether all of the code page is inside CS.
+    /// Whether all of the code page is inside CS, and in 16-bit code what follows it too.
     func isInsideLimit(_ codePage: UInt64) -> Bool {
-        codePage < 0x1_0000_0000 && codePage &+ 4095 <= UInt64(segment(Int(ROOST_CS)).pointee.limit)
+        let limit = UInt64(segment(Int(ROOST_CS)).pointee.limit)
+        if s.pointee.code_size == 2 { return codePage < 0x1_0000 && codePage &+ 4096 <= min(limit, 0xFFFF) }
+        return codePage < 0x1_0000_0000 && codePage &+ 4095 <= limit
     }
 
     func canTranslate(_ block: UnsafeMutablePointer<Block>, _ codePage: UInt64) -> Bool {
@@ -317,6 +319,27 @@ extension VCPU {
     func updateJumpKey() {
         s.pointee.tlb_tag = UInt64(s.pointee.address_space)
         let space = s.pointee.cpl == 3 ? UInt64(s.pointee.address_space) << 16 : 0
-        s.pointee.jump_key = UInt64(s.pointee.mode_key) | space | UInt64(s.pointee.jump_generation) << 32
+        // Outside 64-bit mode instruction addresses are relative to CS's base.
+        let base = s.pointee.code_size == 8 ? 0 : codeBaseNumber() << 28
+        s.pointee.jump_key =
+            UInt64(s.pointee.mode_key) | space | UInt64(base) | UInt64(s.pointee.jump_generation) << 32
+    }
+
+    /// The number that stands for CS's base: real mode changes it all the time.
+    private func codeBaseNumber() -> UInt32 {
+        let base = UInt32(truncatingIfNeeded: segment(Int(ROOST_CS)).pointee.base)
+        let current = s.pointee.code_base_number & 15
+        if roost_code_base_at(s, Int(current)).pointee == base { return current }
+        for n in 0..<16 where roost_code_base_at(s, n).pointee == base {
+            s.pointee.code_base_number = UInt32(n)
+            return UInt32(n)
+        }
+        let number = s.pointee.next_code_base & 15
+        s.pointee.next_code_base &+= 1
+        // The number may have stood for another base, zero at first.
+        s.pointee.jump_generation &+= 1
+        roost_code_base_at(s, Int(number)).pointee = base
+        s.pointee.code_base_number = number
+        return number
     }
 }

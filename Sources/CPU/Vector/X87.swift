@@ -122,9 +122,19 @@ extension VCPU {
     }
 
     private func setPointers(_ i: UnsafePointer<Instruction>, _ offset: UInt64, hasMemory: Bool) {
-        let row = InstructionTable.row(i.pointee.row)
+        area.storeBytes(of: Self.lastOpcode(i, hasMemory: hasMemory), toByteOffset: 6, as: UInt16.self)
         let real = s.pointee.protected_mode == 0 || s.pointee.virtual8086 != 0
-        var modRM = row.fixedModRM
+        let base = real ? segment(Int(ROOST_CS)).pointee.base : 0
+        area.storeBytes(of: currentRIP(i) &+ base, toByteOffset: 8, as: UInt64.self)
+        if hasMemory {
+            let data = real ? segment(Int(i.pointee.segment)).pointee.base : 0
+            area.storeBytes(of: offset &+ data, toByteOffset: 16, as: UInt64.self)
+        }
+    }
+
+    /// What FOP is after an instruction.
+    static func lastOpcode(_ i: UnsafePointer<Instruction>, hasMemory: Bool) -> UInt16 {
+        var modRM = InstructionTable.row(i.pointee.row).fixedModRM
         if modRM == 0 {
             modRM = (i.pointee.reg & 7) << 3
             if !hasMemory {
@@ -135,13 +145,7 @@ extension VCPU {
                 if i.pointee.base < 16 { modRM |= d == 0 ? 0 : d == Int32(Int8(truncatingIfNeeded: d)) ? 0x40 : 0x80 }
             }
         }
-        area.storeBytes(of: UInt16(i.pointee.opcode & 7) << 8 | UInt16(modRM), toByteOffset: 6, as: UInt16.self)
-        let base = real ? segment(Int(ROOST_CS)).pointee.base : 0
-        area.storeBytes(of: currentRIP(i) &+ base, toByteOffset: 8, as: UInt64.self)
-        if hasMemory {
-            let data = real ? segment(Int(i.pointee.segment)).pointee.base : 0
-            area.storeBytes(of: offset &+ data, toByteOffset: 16, as: UInt64.self)
-        }
+        return UInt16(i.pointee.opcode & 7) << 8 | UInt16(modRM)
     }
 
     // MARK: Environment (SDM 1 figures 8-9 to 8-12)
