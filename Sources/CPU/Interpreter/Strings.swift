@@ -22,6 +22,7 @@ extension VCPU {
             if run > 0 {
                 writeCounter(count &- run, size)
                 budget -= 256
+                if compares(i.pointee.operation) && stops(i) { break }
                 continue
             }
             let answered = s.pointee.completed_count
@@ -63,12 +64,58 @@ extension VCPU {
         }
     }
 
-    /// MOVS, STOS forwards over what lies in one page: the elements done, 0 when it must go one by one.
+    @inline(__always)
+    private func compares(_ operation: Operation) -> Bool { operation == .cmps || operation == .scas }
+
+    /// CMPS and SCAS forwards over what lies in one page, up to where they end: the elements done.
+    private func comparison<T: GuestInteger>(
+        _ i: UnsafePointer<Instruction>, _ count: UInt64, _ type: T.Type
+    ) throws(CPUException) -> UInt64 {
+        let size = i.pointee.addressSize
+        let element = UInt64(MemoryLayout<T>.size)
+        let isScan = i.pointee.operation == .scas
+        let to = truncateAddress(gpr[7], size)
+        let from = truncateAddress(gpr[6], size)
+        guard let (target, room) = try hostRun(Int(ROOST_ES), to, write: false) else { return 0 }
+        var source = UnsafeRawPointer(target)
+        var available = room
+        if !isScan {
+            guard let found = try hostRun(Int(i.pointee.segment), from, write: false) else { return 0 }
+            source = UnsafeRawPointer(found.0)
+            available = min(room, found.1)
+        }
+        let elements = min(count, UInt64(truncatingIfNeeded: available) / element)
+        if elements == 0 || wraps(to, elements &* element, size) { return 0 }
+        if !isScan && wraps(from, elements &* element, size) { return 0 }
+        let accumulator = readRegister(0, as: T.self)
+        let endsWhenEqual = i.pointee.prefixes.contains(.repne)
+        var done: UInt64 = 0
+        var (a, b) = (accumulator, accumulator)
+        repeat {
+            let place = Int(truncatingIfNeeded: done &* element)
+            b = UnsafeRawPointer(target).loadUnaligned(fromByteOffset: place, as: T.self)
+            if !isScan { a = source.loadUnaligned(fromByteOffset: place, as: T.self) }
+            done &+= 1
+        } while done < elements && (a == b) != endsWhenEqual
+        _ = alu(UInt32(ROOST_ALU_CMP), a, b)
+        if !isScan { advance(6, i, by: done) }
+        advance(7, i, by: done)
+        return done
+    }
+
+    /// MOVS, STOS, CMPS, SCAS forwards over what lies in one page: the elements done, 0 when it must go one by one.
     private func stringRun(_ i: UnsafePointer<Instruction>, _ count: UInt64) throws(CPUException) -> UInt64 {
         let operation = i.pointee.operation
-        guard operation == .movs || operation == .stos, !backwards, !watched,
-            s.pointee.completed_count == 0
-        else { return 0 }
+        guard !backwards, !watched, s.pointee.completed_count == 0 else { return 0 }
+        if compares(operation) {
+            switch i.pointee.operandSize {
+            case 8: return try comparison(i, count, UInt64.self)
+            case 4: return try comparison(i, count, UInt32.self)
+            case 1: return try comparison(i, count, UInt8.self)
+            default: return try comparison(i, count, UInt16.self)
+            }
+        }
+        guard operation == .movs || operation == .stos else { return 0 }
         let element = UInt64(i.pointee.operandSize)
         let size = i.pointee.addressSize
         let to = truncateAddress(gpr[7], size)

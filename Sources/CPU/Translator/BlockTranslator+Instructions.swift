@@ -319,6 +319,13 @@ extension BlockTranslator {
         let p = i.pointee
         let use = FlagUse.of(i)
         let byteForm: UInt8 = p.operandSize == 1 ? 0 : 1
+        if p.form == .reg {
+            // INC and DEC with the register in the opcode, outside 64-bit mode.
+            writesFlags(n, use)
+            let digit: UInt8 = p.operation == .inc ? 0 : 1
+            code.registers(0xFF, prefix: prefix(i), reg: digit, rm: Self.host(p.reg) ?? 0)
+            return wroteFlags(use)
+        }
         switch p.operation {
         case .inc: withRM(n, 0xFE | byteForm, reg: 0, reads: true, writes: true, use: use)
         case .dec: withRM(n, 0xFE | byteForm, reg: 1, reads: true, writes: true, use: use)
