@@ -1,7 +1,7 @@
 // How translated code goes from block to block.
 //
 // Within a page, and anywhere in absolute code, jumps are chained: the dispatcher patches them once their target is known.
-// Elsewhere the jump table is asked. A backward jump looks for events. Calls leave a pair on the host's stack, the guest's
+// Elsewhere the jump table is asked; indirect branches of absolute code remember their first target before that. A backward jump looks for events. Calls leave a pair on the host's stack, the guest's
 // return address and (by the host's own CALL) where it is translated; a return that finds its address there takes the
 // host's RET, which the processor predicts.
 internal import CHost
@@ -185,16 +185,44 @@ extension BlockTranslator {
             probeStack(n, -size, size: Int(size), write: true, kind: .ends)
             storeReturnAddress(end, size)
             moveStack(by: -size)
-            if options.chains {
-                pushReturn(end)
-                code.load(scratch0, StateOffset.entry)
-                emitCall(to: common.lookup)
-                writeLanding(end)
-                return
-            }
+            if options.chains { pushReturn(end) }
             code.load(scratch0, StateOffset.entry)
         }
-        emitJump(to: options.chains ? common.lookup : common.leave)
+        if !options.chains { return emitJump(to: common.leave) }
+        if absolute != 0 { return emitCached(landing: isCall ? end : nil) }
+        // A lookup of its own: the host predicts each branch by itself.
+        exits.append(Exit(jump: isCall ? code.call() : code.jump(), target: 0, kind: .lookup))
+        if isCall { writeLanding(end) }
+    }
+
+    /// Goes to the block at scratch 0, which is mostly the one that was met first: a comparison with its address and a
+    /// chained jump or call. `landing`: where a call returns to.
+    ///
+    /// The dispatcher fills in address and jump, at these distances from the jump's displacement, when the other way is
+    /// taken for the first time: CMP's immediate 11 bytes before, JNE's displacement 5 bytes before.
+    private mutating func emitCached(landing: Int?) {
+        code.arithmetic(7, StateOffset.attention, 0, wide: false)
+        emitJump(if: 5, to: common.leave)
+        code.registers(0x81, wide: true, reg: 7, rm: scratch0)
+        code.word32(Self.noTarget)
+        let other = code.jump(if: 5)
+        let site = landing == nil ? code.jump() : code.call()
+        code.patch(site, to: common.lookup - origin)
+        exits.append(
+            Exit(jump: other, target: 0, kind: .uncached(site: site, landing: landing == nil ? nil : code.count)))
+        if let landing { writeLanding(landing) }
+    }
+
+    /// What an empty inline cache compares with: no block is there.
+    private static var noTarget: Int32 { -1 }
+
+    /// Past an inline cache: the first time to the dispatcher, to have it filled, later through the jump table.
+    mutating func writeUncached(_ site: Int, _ landing: Int?) {
+        let way = landing == nil ? code.jump() : code.call()
+        if let landing { code.patch(code.jump(), to: landing) }
+        code.patch(way, to: code.count)
+        code.constant(scratch1, UInt64(origin + site) | ChainSite.crossesPage | ChainSite.cache)
+        emitJump(to: common.leaveChain)
     }
 
     /// Whether a branch is emitted here.

@@ -108,6 +108,10 @@ struct BlockTranslator {
         case dropReturns(resume: Int)
         /// A return to where the return stack doesn't say.
         case mismatch(index: Int, extra: Int32)
+        /// To the block at scratch 0: by CALL, which has been pushed, or by JMP.
+        case lookup
+        /// The same past an inline cache: its jump or call is at `site`, a call's landing at `landing`.
+        case uncached(site: Int, landing: Int?)
         /// Loads vector registers, then goes back.
         case vectors(resume: Int, level: UInt8, index: Int)
         /// Loads x87 registers, then goes back.
@@ -309,6 +313,8 @@ struct BlockTranslator {
             code.load(4, StateOffset.stackBase)
             code.patch(code.jump(), to: resume)
         case .mismatch(let index, let extra): writeMismatch(index, extra)
+        case .lookup: code.lookup(leave: common.leave - origin)
+        case .uncached(let site, let landing): writeUncached(site, landing)
         case .vectors(let resume, let level, let index):
             code.compareByte(StateOffset.vectorsUsable, level)
             exits.append(Exit(jump: code.jump(if: 2), target: exit.target, kind: .interpret(index: index)))
@@ -458,5 +464,7 @@ enum StepArgument {
 /// What `chain_site` says besides the site.
 enum ChainSite {
     static let crossesPage: UInt64 = 0x4000_0000
+    /// An inline cache: see `BlockTranslator.emitCached`.
+    static let cache: UInt64 = 0x8000_0000
     static let mask: UInt64 = 0x3FFF_FFFF
 }

@@ -138,7 +138,7 @@ struct RoutineWriter {
         code.patch(atBase, to: code.count)
         code.patch(toLookup, to: code.count)
         common.lookup = origin + code.count
-        writeLookup(leave: leave)
+        code.lookup(leave: leave)
         return common
     }
 
@@ -204,25 +204,27 @@ struct RoutineWriter {
         loadRegisters()
         code.load(scratch0, StateOffset.rip)
     }
+}
 
-    /// Jumps to the block at scratch 0 if the jump table has it, else leaves.
-    private mutating func writeLookup(leave: Int) {
-        code.arithmetic(7, StateOffset.attention, 0, wide: false)
-        jump(if: 5, to: leave)
-        code.move(scratch1, scratch0)
-        code.shift(5, scratch1, 12)
-        code.registers(0x31, wide: true, reg: scratch0, rm: scratch1)
-        code.registers(0x81, reg: 4, rm: scratch1)
-        code.word32(Int32(TranslationCache.jumpEntries - 1))
-        code.shift(4, scratch1, 5)
-        code.memory(0x03, wide: true, reg: scratch1, StateOffset.jumpTable)
-        code.memory(0x39, wide: true, reg: scratch0, .base(scratch1, 0))
-        jump(if: 5, to: leave)
-        code.load(scratch2, StateOffset.jumpKey)
-        code.memory(0x39, wide: true, reg: scratch2, .base(scratch1, 8))
-        jump(if: 5, to: leave)
-        code.load(scratch2, .base(scratch1, 24))
-        code.store(StateOffset.codePage, scratch2)
-        code.memory(0xFF, reg: 4, .base(scratch1, 16))
+extension HostAssembler {
+    /// Jumps to the block at scratch 0 if the jump table has it, else to `leave`.
+    mutating func lookup(leave: Int) {
+        arithmetic(7, StateOffset.attention, 0, wide: false)
+        patch(jump(if: 5), to: leave)
+        move(scratch1, scratch0)
+        shift(5, scratch1, 12)
+        registers(0x31, wide: true, reg: scratch0, rm: scratch1)
+        registers(0x81, reg: 4, rm: scratch1)
+        word32(Int32(TranslationCache.jumpEntries - 1))
+        shift(4, scratch1, 5)
+        memory(0x03, wide: true, reg: scratch1, StateOffset.jumpTable)
+        memory(0x39, wide: true, reg: scratch0, .base(scratch1, 0))
+        patch(jump(if: 5), to: leave)
+        load(scratch2, StateOffset.jumpKey)
+        memory(0x39, wide: true, reg: scratch2, .base(scratch1, 8))
+        patch(jump(if: 5), to: leave)
+        load(scratch2, .base(scratch1, 24))
+        store(StateOffset.codePage, scratch2)
+        memory(0xFF, reg: 4, .base(scratch1, 16))
     }
 }

@@ -222,6 +222,8 @@ struct TranslationCache {
     mutating func chain(to host: Int, isGlobal: Bool, endsElsewhere: Bool) {
         let site = waitingSite & Int(ChainSite.mask)
         let place = UnsafeMutableRawPointer(memory.writable + site)
+        let isCache = UInt64(waitingSite) & ChainSite.cache != 0
+        if isCache { endFilling(site) }
         if endsElsewhere || UInt64(waitingSite) & ChainSite.crossesPage != 0 {
             if !isGlobal { return }
             let record = recordHolding(site)
@@ -230,6 +232,15 @@ struct TranslationCache {
                 CrossChain(site: site, unchained: place.loadUnaligned(as: Int32.self), record: UInt32(record)))
         }
         place.storeBytes(of: Int32(truncatingIfNeeded: host - site - 4), as: Int32.self)
+        if isCache { (place - 11).storeBytes(of: Int32(truncatingIfNeeded: waitingRIP), as: Int32.self) }
+    }
+
+    /// Other targets of an inline cache go through the jump table from now on.
+    private func endFilling(_ site: Int) {
+        let code = UnsafeMutableRawPointer(memory.writable)
+        let other = site - 1 + Int(code.loadUnaligned(fromByteOffset: site - 5, as: Int32.self))
+        guard other > 0, other + 5 <= position else { return }
+        code.storeBytes(of: Int32(truncatingIfNeeded: common.lookup - other - 5), toByteOffset: other + 1, as: Int32.self)
     }
 
     mutating func stopWaiting() { waitingSite = 0 }
