@@ -37,6 +37,9 @@ extension BlockTranslator {
         case .x87: return emitsX87(first + n)
         case .cli, .sti, .stac, .clac, .swapgs, .pushf, .rdtsc, .rdtscp: return emitsSystem(p)
         case .cmpxchg8b, .cmpxchg16b: return p.isMemory
+        case .verw:
+            // Linux uses it for what it does to buffers of the processor: where nothing reads ZF, it is a load.
+            return size64 && p.isMemory && !options.exactFlags && !wanted[n + 1].contains(.zero)
         default: return false
         }
     }
@@ -72,6 +75,7 @@ extension BlockTranslator {
         case .x87: emitX87(n)
         case .cli, .sti, .stac, .clac, .swapgs, .pushf, .rdtsc, .rdtscp: emitSystem(n)
         case .cmpxchg8b, .cmpxchg16b: emitCompareExchangeDouble(n)
+        case .verw: probeOperand(n, size: 2, write: false)
         default: emitPlain(n)
         }
         complete(from: mark)

@@ -41,7 +41,9 @@ extension BlockTranslator {
         let row = InstructionTable.row(i.pointee.row)
         let plan = vcpu.makePlan(i, row)
         if plan.legacyState { needX87(n) }
-        if !plan.legacyState || plan.vectors != 0 || plan.floating { needVectors(n, level: row.operation == .avx ? 2 : 1) }
+        if !plan.legacyState || plan.vectors != 0 || plan.floating {
+            needVectors(n, level: row.operation == .avx ? 2 : 1)
+        }
         let use = FlagUse.of(i)
         if plan.isMemory {
             let size = memorySize(i, row)

@@ -143,9 +143,18 @@ struct BlockTranslator {
         modeKey = vcpu.s.pointee.mode_key
         wanted = .init(repeating: liveOut)
         for n in stride(from: count - 1, through: 0, by: -1) {
-            let use = emits(n) ? FlagUse.of(first + n) : FlagUse(reads: .all)
+            let use = emits(n) ? FlagUse.of(first + n) : replacesFlags(n) ? FlagUse(writes: .all) : FlagUse(reads: .all)
             wanted[n] = use.reads.union(wanted[n + 1].subtracting(use.writes))
             if options.exactFlags && canFault(n) { wanted[n] = .all }
+        }
+    }
+
+    /// Whether an instruction that the interpreter carries out loads all flags anew.
+    private func replacesFlags(_ n: Int) -> Bool {
+        if options.exactFlags { return false }
+        switch (first + n).pointee.operation {
+        case .sysret, .iret: return true
+        default: return false
         }
     }
 
@@ -154,7 +163,8 @@ struct BlockTranslator {
         let p = (first + n).pointee
         if p.isMemory && p.operation != .lea { return true }
         switch p.operation {
-        case .push, .pop, .leave, .ret, .retImmediate, .call, .callIndirect, .div, .idiv, .sse, .avx, .mmx, .x87: return true
+        case .push, .pop, .leave, .ret, .retImmediate, .call, .callIndirect, .div, .idiv, .sse, .avx, .mmx, .x87:
+            return true
         default: return !emits(n)
         }
     }
@@ -260,7 +270,9 @@ struct BlockTranslator {
         } else {
             code.load(register, StateOffset.codePage)
             code.lea(register, .base(register, Int32(truncatingIfNeeded: place)), narrow: !size64)
-            if codeSize == 2 && (place < 0 || place >= 4096) { code.registers(0xB7, map: 1, reg: register, rm: register) }
+            if codeSize == 2 && (place < 0 || place >= 4096) {
+                code.registers(0xB7, map: 1, reg: register, rm: register)
+            }
         }
     }
 

@@ -37,7 +37,7 @@ struct FlagUse {
         case .mov, .movzx, .movsx, .lea, .push, .pop, .not, .cbw, .cwd, .xchg, .bswap, .nop, .pause, .prefetch, .fence,
             .movnti, .leave, .jmp, .call, .ret, .retImmediate, .jmpIndirect, .callIndirect, .div, .idiv, .cli, .sti,
             .stac, .clac, .swapgs, .cld, .std, .movbe, .crc32, .mulx, .pdep, .pext, .rorx, .sarx, .shlx, .shrx,
-            .loop, .jcxz, .rdtsc, .rdtscp, .movs, .stos, .lods:
+            .loop, .jcxz, .rdtsc, .rdtscp, .movs, .stos, .lods, .verw:
             return FlagUse()
         case .add, .or, .and, .sub, .xor, .cmp, .test, .neg, .xadd, .cmpxchg, .popcnt, .andn, .bextr, .bzhi, .blsi,
             .blsmsk, .blsr:

@@ -240,7 +240,8 @@ struct TranslationCache {
         let code = UnsafeMutableRawPointer(memory.writable)
         let other = site - 1 + Int(code.loadUnaligned(fromByteOffset: site - 5, as: Int32.self))
         guard other > 0, other + 5 <= position else { return }
-        code.storeBytes(of: Int32(truncatingIfNeeded: common.lookup - other - 5), toByteOffset: other + 1, as: Int32.self)
+        code.storeBytes(
+            of: Int32(truncatingIfNeeded: common.lookup - other - 5), toByteOffset: other + 1, as: Int32.self)
     }
 
     mutating func stopWaiting() { waitingSite = 0 }

@@ -74,7 +74,8 @@ import Testing
         for n in 0..<32 as Range<UInt16> {
             let handler: UInt16 = 0x1000 + n
             try memory.write(
-                [UInt8(truncatingIfNeeded: handler), UInt8(handler >> 8), 0, 0], at: GuestPhysicalAddress(UInt64(n) * 4))
+                [UInt8(truncatingIfNeeded: handler), UInt8(handler >> 8), 0, 0], at: GuestPhysicalAddress(UInt64(n) * 4)
+            )
         }
         try memory.write([UInt8](repeating: 0xF4, count: 32), at: GuestPhysicalAddress(0x1000))
         for n in [ROOST_CS, ROOST_SS, ROOST_DS, ROOST_ES] {
