@@ -33,6 +33,9 @@ struct ImageCommand: ParsableCommand {
         @Option(help: "A mirror's address, instead of deb.debian.org.")
         var mirror: String?
 
+        @Option(help: "More packages, comma-separated; repeatable.")
+        var include: [String] = []
+
         @Option(help: "The disk's size as the guest sees it, in GiB (the file is sparse).")
         var diskSize: Int = 2
 
@@ -51,10 +54,20 @@ struct ImageCommand: ParsableCommand {
             }
             guard (1...16384).contains(diskSize) else { throw ValidationError("a disk has 1 to 16384 GiB") }
             let folder = output ?? ImageStore.standard.folder(of: distribution)
-            if ifMissing, FileManager.default.fileExists(atPath: folder + "/image.json") { return }
+            let packages = include.flatMap { $0.split(separator: ",").map(String.init) }
+            if ifMissing, FileManager.default.fileExists(atPath: folder + "/image.json") {
+                let present = try ImageStore.standard.locate(folder).manifest.included ?? []
+                let lacking = packages.filter { !present.contains($0) }
+                if lacking.isEmpty { return }
+                throw ImageError(
+                    .badRequest,
+                    "\(folder) was built without \(lacking.joined(separator: ", ")); --replace builds it anew, "
+                        + "and loses what its disk holds")
+            }
 
             let builder = DebianImageBuilder(
-                variant: kind, suite: suite, mirror: mirror, diskSize: Int64(diskSize) << 30)
+                variant: kind, suite: suite, mirror: mirror, diskSize: Int64(diskSize) << 30,
+                included: packages)
             var display = ProgressDisplay()
             do {
                 let name = URL(fileURLWithPath: folder).standardizedFileURL.lastPathComponent

@@ -24,15 +24,19 @@ public struct DebianImageBuilder: Sendable {
     public var mirror: String?
     /// The disk's size in bytes, as the guest sees it (the file is sparse).
     public var diskSize: Int64
+    /// Packages beyond the variant's own.
+    public var included: [String]
 
     /// Makes a builder.
     public init(
-        variant: Variant = .minimal, suite: String = "bookworm", mirror: String? = nil, diskSize: Int64 = 2 << 30
+        variant: Variant = .minimal, suite: String = "bookworm", mirror: String? = nil, diskSize: Int64 = 2 << 30,
+        included: [String] = []
     ) {
         self.variant = variant
         self.suite = suite
         self.mirror = mirror
         self.diskSize = diskSize
+        self.included = included
     }
 
     /// Builds the image in a folder that must not exist; `report` hears of progress.
@@ -42,6 +46,9 @@ public struct DebianImageBuilder: Sendable {
         guard suite.first?.isLetter == true,
             suite.utf8.allSatisfy({ (0x61...0x7A).contains($0) || (0x30...0x39).contains($0) || $0 == 0x2D })
         else { throw ImageError(.badRequest, "'\(suite)' is not a Debian release; bookworm, say") }
+        for package in included where !Self.isPackage(package) {
+            throw ImageError(.badRequest, "'\(package)' is not a package's name; gcc, say")
+        }
         guard diskSize >= 1 << 30 else { throw ImageError(.badRequest, "a disk under 1G does not hold Debian") }
         let target = URL(fileURLWithPath: folder).standardizedFileURL.path
         if !replacing { try refuseExisting(target, name: name) }
@@ -70,6 +77,13 @@ public struct DebianImageBuilder: Sendable {
         }
     }
 
+    /// Whether Debian's policy allows the name, 5.6.1: lower case, digits, `+`, `-` and `.`, two at least.
+    private static func isPackage(_ name: String) -> Bool {
+        let bytes = Array(name.utf8)
+        func plain(_ byte: UInt8) -> Bool { (0x61...0x7A).contains(byte) || (0x30...0x39).contains(byte) }
+        return bytes.count >= 2 && plain(bytes[0]) && bytes.allSatisfy { plain($0) || [0x2B, 0x2D, 0x2E].contains($0) }
+    }
+
     private func assemble(name: String, in work: String, report: (BuildProgress) -> Void) throws(ImageError) {
         let image = work + "/image"
         let root = work + "/root"
@@ -95,7 +109,8 @@ public struct DebianImageBuilder: Sendable {
         try write(try EarlyUserSpace.rootSwitching(kernelRoot: root), to: image + "/initrd")
         let manifest = ImageManifest(
             name: name, variant: variant.rawValue, suite: suite, commandLine: overlay.commandLine,
-            kernelRelease: modules.release, created: ISO8601DateFormatter().string(from: Date()), diskSize: diskSize)
+            kernelRelease: modules.release, created: ISO8601DateFormatter().string(from: Date()), diskSize: diskSize,
+            included: included)
         try write(try manifest.serialized(), to: image + "/" + ImageManifest.fileName)
         progress.enter(.done)
         report(progress)
@@ -119,7 +134,7 @@ public struct DebianImageBuilder: Sendable {
         to archive: String, _ progress: inout BuildProgress, _ report: (BuildProgress) -> Void
     ) throws(ImageError) {
         var arguments = ["--verbose", "--variant=minbase", "--format=tar"]
-        arguments.append("--include=" + DebianOverlay.packages(variant).joined(separator: ","))
+        arguments.append("--include=" + (DebianOverlay.packages(variant) + included).joined(separator: ","))
         for option in DebianOverlay.dpkgOptions(variant) { arguments.append("--dpkgopt=" + option) }
         // Root has no password: a guest is reached through its console.
         arguments.append("--customize-hook=chroot \"$1\" passwd --quiet --delete root")

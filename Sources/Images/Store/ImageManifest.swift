@@ -25,11 +25,13 @@ public struct ImageManifest: Codable, Sendable, Equatable {
     public var created: String
     /// The disk's size as the guest sees it, in bytes.
     public var diskSize: Int64
+    /// Packages that were asked for beyond the variant's own.
+    public var included: [String]?
 
     /// Makes a manifest with the usual file names.
     public init(
         name: String, variant: String, suite: String, commandLine: String, kernelRelease: String, created: String,
-        diskSize: Int64
+        diskSize: Int64, included: [String] = []
     ) {
         self.name = name
         self.variant = variant
@@ -38,6 +40,7 @@ public struct ImageManifest: Codable, Sendable, Equatable {
         self.kernelRelease = kernelRelease
         self.created = created
         self.diskSize = diskSize
+        self.included = included.isEmpty ? nil : included
     }
 
     static let fileName = "image.json"
