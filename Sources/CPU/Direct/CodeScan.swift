@@ -14,6 +14,8 @@
 // | 0F 31 | RDTSC | time |
 // | 0F 34 | SYSENTER | loses RIP in the host's entry |
 // | 0F A2 | CPUID | the model |
+// | 0F AE /4 /6 with memory | XSAVE XSAVEOPT | XCR0, in the area's header |
+// | 0F C7 /4 with memory | XSAVEC | the same; the guest's XRSTOR would refuse the area |
 // | 0F C7 /6 /7 | RDRAND RDSEED RDPID | features, the processor's number |
 internal import CHost
 internal import GuestMemory
@@ -32,7 +34,16 @@ package enum CodeScan {
             case 0xC0...0xFF: false
             default: third & 0x38 == 0 || third & 0x38 == 8 || third & 0x38 == 0x20
             }
-        case 0xC7: third & 0x30 == 0x30 && third >= 0xC0
+        case 0xAE: third < 0xC0 && (third & 0x38 == 0x20 || third & 0x38 == 0x30)
+        case 0xC7: third >= 0xC0 ? third & 0x30 == 0x30 : third & 0x38 == 0x20
+        default: false
+        }
+    }
+
+    /// Whether the second byte may belong to a forbidden instruction.
+    static func mayBeForbidden(_ second: UInt8) -> Bool {
+        switch second {
+        case 0x00...0x03, 0x31, 0x34, 0xA2, 0xAE, 0xC7: true
         default: false
         }
     }
@@ -68,7 +79,7 @@ package enum CodeScan {
             if n >= 4096 { return found }
             // The page's last byte is an escape and nobody knows what follows.
             guard let second = page[n + 1], let third = page[n + 2] else {
-                if n + 1 < 4096 && !isForbidden(page.bytes[n + 1], 0xFA) && !isForbidden(page.bytes[n + 1], 0) {
+                if n + 1 < 4096 && !mayBeForbidden(page.bytes[n + 1]) {
                     n += 1
                     continue
                 }
