@@ -10,6 +10,8 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/roost
 # Where `make bench` leaves its table, chart and JSON, and what else it is told; see docs/performance.md.
 BENCH_OUT ?= .build/bench
 BENCH_OPTIONS ?=
+# What the tests that run Debian's programs in a guest have there; `scripts/setup` brings the same to the host.
+GUEST_PROGRAMS := gcc,libc6-dev,openssl,perl,python3,libpython3.11-testsuite,sqlite3,gdb
 SOURCES := Sources Tests Package.swift
 
 .PHONY: help all setup setup-bench kernels build run test bench repeat docs format lint fuzz clean
@@ -36,6 +38,7 @@ run: setup build ## From nothing to a login shell in a Debian guest.
 test: setup kernels ## Runs every test, optimized.
 	$(BUILD) --build-tests
 	@$(ROOST) image build debian --if-missing --output $(CACHE)/images/debian
+	@$(ROOST) image build debian --if-missing --output $(CACHE)/images/debian-programs --include $(GUEST_PROGRAMS)
 	$(SWIFT) test -c release --skip-build
 
 setup-bench: setup ## Installs what the benchmarks need besides: QEMU, gcc, static libraries (idempotent).

@@ -104,12 +104,45 @@ struct DirectExecutionTests {
     @Test("CPUID shows the model, also in a loop that would run natively")
     func cpuid() throws {
         // xor eax, eax; cpuid; mov r8, rbx; …
-        let rig = try DirectRig(Self.loop + [0x31, 0xC0, 0x0F, 0xA2, 0x49, 0x89, 0xD8, 0x0F, 0x05])
+        let rig = try DirectRig(Self.loop + [0x31, 0xC0, 0x0F, 0xA2, 0x49, 0x89, 0xD8, 0x0F, 0x05], flags: 0x25)
         let leaf1 = try DirectRig([0xB8, 1, 0, 0, 0, 0x31, 0xC9, 0x0F, 0xA2, 0x49, 0x89, 0xC9, 0x0F, 0x05])
         #expect(rig.run() == 32)
         #expect(leaf1.run() == 32)
         #expect(UInt32(truncatingIfNeeded: leaf1.rig.v.gpr[0]) == leaf1.s.pointee.signature)
         #expect(leaf1.rig.v.gpr[9] & 1 << 31 != 0, "the model says that there is a hypervisor")
+    }
+
+    @Test("what is beside writable code and looks like CPUID is read as it is")
+    func dataBesideCode() throws {
+        // mov rax, [0x100800]; syscall
+        let rig = try DirectRig(Self.loop + [0x48, 0x8B, 0x04, 0x25, 0, 8, 0x10, 0, 0x0F, 0x05])
+        let data: UInt64 = 0x9090_9090_9090_A20F
+        rig.rig.put64(data, at: 0x10_0800)
+        #expect(rig.run() == 32)
+        #expect(rig.rig.v.gpr[0] == data)
+    }
+
+    @Test("stores to a page that ran in a private copy reach the page")
+    func privateCopyIsGivenUp() throws {
+        // cpuid; syscall
+        let rig = try DirectRig(Self.loop + [0x0F, 0xA2, 0x0F, 0x05], flags: 0x25)
+        #expect(rig.run() == 32)
+        #expect(rig.direct.statistics.leaves["guarded instruction"] == 1)
+        // mov [0x100800], rsp; mov rax, [0x100800]; syscall
+        let writer =
+            Self.loop + [
+                0x48, 0x89, 0x24, 0x25, 0, 8, 0x10, 0, 0x48, 0x8B, 0x04, 0x25, 0, 8, 0x10, 0, 0x0F, 0x05,
+            ]
+        for (n, byte) in writer.enumerated() { rig.rig.put(UInt64(byte), at: 0x10_2000 + UInt64(n), as: UInt8.self) }
+        rig.rig.put64(0x10_0067, at: 0x13000 + 0x100 * 8)
+        rig.rig.v.flushPage(DirectRig.code)
+        rig.rig.enterUser(at: 0x10_2000)
+        roost_attention_set(rig.s, ROOST_ATTENTION_DIRECT)
+        let before = rig.direct.statistics.entries
+        #expect(rig.run() == 32)
+        #expect(rig.direct.statistics.entries > before)
+        #expect(rig.rig.v.gpr[0] == 0x18_0000)
+        #expect(rig.rig.get64(0x10_0800) == 0x18_0000)
     }
 
     @Test("accessed and dirty bits are set as by the processor, and not before")

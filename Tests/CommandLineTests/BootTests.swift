@@ -130,13 +130,15 @@ struct BootTests {
 
     @Test(
         "the Debian image leaves a person at a shell where network, dmesg, lscpu and poweroff behave",
-        .enabled("needs the image that `make test` builds") { (try? ImageStore(root: "/").locate(imageFolder)) != nil })
+        .enabled("needs the image that `make test` builds") {
+            (try? ImageStore(root: "/").locate(testImage("debian"))) != nil
+        })
     func debianImage() throws {
         let scratch = try Scratch()
         let folder = scratch.path + "/debian"
         let copy = Process()
         copy.executableURL = URL(fileURLWithPath: "/bin/cp")
-        copy.arguments = ["-r", "--sparse=always", imageFolder, folder]
+        copy.arguments = ["-r", "--sparse=always", testImage("debian"), folder]
         try copy.run()
         copy.waitUntilExit()
         let session = try TerminalSession(["run", folder])
@@ -181,9 +183,9 @@ struct BootTests {
     }
 }
 
-/// Where `make test` puts the Debian image it boots.
-private let imageFolder: String = {
+/// Where `make test` puts an image that tests boot.
+func testImage(_ name: String) -> String {
     let environment = ProcessInfo.processInfo.environment
     let cache = environment["XDG_CACHE_HOME"] ?? (environment["HOME"] ?? NSHomeDirectory()) + "/.cache"
-    return cache + "/roost/images/debian"
-}()
+    return cache + "/roost/images/" + name
+}

@@ -1,4 +1,4 @@
-source ../gdb/common.gdb
+source common.gdb
 handle SIGSEGV SIGFPE SIGILL SIGUSR1 SIGUSR2 nostop noprint pass
 break loop
 run
@@ -30,10 +30,9 @@ continue
 continue
 print number
 delete
-watch total if total == 837
+watch total if total == 844
 continue
 backtrace
 info watchpoints
 delete
-continue
 continue

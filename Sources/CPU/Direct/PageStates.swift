@@ -57,8 +57,11 @@ struct PageStates: ~Copyable {
     func isCurrent(_ record: UInt64) -> Bool {
         let page = Int(record >> 3)
         if record & UserSpace.writable != 0 { return flags[page] & Self.data != 0 }
-        return flags[page] & Self.runs != 0 && (scanned[page] == wanted(page) || isGuarded(page))
+        return flags[page] & Self.runs != 0 && scanned[page] == wanted(page)
     }
+
+    /// The version of a page's code.
+    func version(_ page: Int) -> UInt32 { v.s.pointee.code_versions[page] }
 
     private func wanted(_ page: Int) -> UInt64 { UInt64(v.s.pointee.code_versions[page]) | Self.good }
 

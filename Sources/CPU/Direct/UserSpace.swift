@@ -45,8 +45,9 @@ final class UserSpace {
     /// Pages of code for the translator that execution has come to lately.
     private var foreign = [UInt64](repeating: ~0, count: 8)
     private var nextForeign = 0
-    /// Linear pages that run in a private copy, their forbidden instructions replaced by one that faults.
-    private var guarded: Set<UInt64> = []
+    /// Linear pages that run in a private copy, their forbidden instructions replaced by one that faults, and the version
+    /// of the code that was copied.
+    private var guarded: [UInt64: UInt32] = [:]
     private static let mostGuarded = 256
     /// Places to be patched once the calls that wait are made.
     private var patches: [UInt64] = []
@@ -75,7 +76,7 @@ final class UserSpace {
         staleRegions = []
         (isStale, holdsHugePieces, failed, isFull, mustLoadExtended) = (false, false, false, false, true)
         (calls, mappings, faultAddress) = (0, 0, nil)
-        guarded = []
+        guarded = [:]
         patches = []
     }
 
@@ -173,31 +174,35 @@ final class UserSpace {
         for n in 0..<512 {
             let old = region.pages[n]
             if onlyRecorded && old == 0 { continue }
+            let linearPage = region.number << 9 | UInt64(n)
+            let wasCopy = !guarded.isEmpty && guarded[linearPage] != nil
             var new: UInt64 = 0
             if let page = tables.page(n, of: table), isMappable(region.number << 21 | UInt64(n) << 12) {
                 let neighbors = PageNeighbors(
                     previous: n > 0 ? tables.page(n - 1, of: table)?.page : nil,
                     next: n < 511 ? tables.page(n + 1, of: table)?.page : nil)
                 new = states.rights(page, neighbors, n == demanded ? demand : .none)
-                if new & 6 == 0 && page.executable {
+                // Code that is changed is no place for HLT: what looks like an instruction may be read as data.
+                if new & 6 == 0 && page.executable && !page.writable {
                     let isWanted = n == demanded && demand == .execute
-                    let linearPage = region.number << 9 | UInt64(n)
                     if let starts = guardedStarts(linearPage, page.page, neighbors, states, isWanted, old) {
                         new |= Self.executable
-                        if new != old {
+                        if new != old || !starts.isEmpty {
                             issue(run, region)
                             run = PendingRun()
                             region.pages[n] = new
-                            issueGuarded(linearPage, page.page, starts)
-                            continue
+                            issueGuarded(linearPage, page.page, starts, states)
                         }
+                        continue
                     }
                 }
             }
-            if new == old { continue }
+            if new == old && !wasCopy { continue }
             region.pages[n] = new
-            // Where only rights change, whole ranges take one call: a fork takes the right to write from everything.
-            let call = old != 0 && old >> 3 == new >> 3 ? PendingRun.protects | new & 7 : new
+            if wasCopy { guarded[linearPage] = nil }
+            // Where only rights change, whole ranges take one call: a fork takes the right to write from everything. Other
+            // rights to a private copy would not bring the page itself back.
+            let call = old != 0 && old >> 3 == new >> 3 && !wasCopy ? PendingRun.protects | new & 7 : new
             if !run.extend(n, call) {
                 issue(run, region)
                 run = PendingRun(n, call)
@@ -209,7 +214,7 @@ final class UserSpace {
     // MARK: Guarded pages
 
     /// Whether a page runs in a private copy.
-    func isGuarded(_ linearPage: UInt64) -> Bool { guarded.contains(linearPage) }
+    func isGuarded(_ linearPage: UInt64) -> Bool { guarded[linearPage] != nil }
 
     /// The forbidden instructions of a page that may run in a private copy; nil: it may not. It stays there as long as
     /// the page does (`old`: what is recorded of it), and comes there when that is `wanted`.
@@ -218,15 +223,19 @@ final class UserSpace {
         _ wanted: Bool,
         _ old: UInt64
     ) -> [Int]? {
-        if guarded.contains(linearPage) {
-            if old >> 3 == page && old & Self.executable != 0 && states.isGuarded(Int(page)) { return [] }
-            guarded.remove(linearPage)
-        }
+        if old >> 3 == page && old & Self.executable != 0 && isCurrentCopy(linearPage, page, states) { return [] }
         if !wanted || guarded.count >= Self.mostGuarded { return nil }
         return states.guardPage(Int(page), neighbors)
     }
 
-    private func issueGuarded(_ linearPage: UInt64, _ page: UInt64, _ starts: [Int]) {
+    /// Whether the private copy of a page is what the page is now.
+    private func isCurrentCopy(_ linearPage: UInt64, _ page: UInt64, _ states: borrowing PageStates) -> Bool {
+        guarded[linearPage] == states.version(Int(page)) && states.isGuarded(Int(page))
+    }
+
+    private func issueGuarded(
+        _ linearPage: UInt64, _ page: UInt64, _ starts: [Int], _ states: borrowing PageStates
+    ) {
         guard let stub else { return }
         if calls >= StubProcess.capacity && !flush() { return }
         stub.map(
@@ -235,14 +244,18 @@ final class UserSpace {
         calls += 1
         mappings += 1
         pagesMapped &+= 1
-        guarded.insert(linearPage)
+        guarded[linearPage] = states.version(Int(page))
         for start in starts { patches.append(linearPage << 12 | UInt64(start)) }
     }
 
     /// Looks at those pages again whose state has changed.
     private func sweep(_ region: UserRegion, _ tables: GuestTables, _ states: borrowing PageStates) {
-        for n in 0..<512 where region.pages[n] & 6 != 0 && !states.isCurrent(region.pages[n]) {
-            return synchronize(region, tables, states, onlyRecorded: true)
+        for n in 0..<512 where region.pages[n] & 6 != 0 {
+            let linearPage = region.number << 9 | UInt64(n)
+            let isCurrent =
+                guarded.isEmpty || guarded[linearPage] == nil
+                ? states.isCurrent(region.pages[n]) : isCurrentCopy(linearPage, region.pages[n] >> 3, states)
+            if !isCurrent { return synchronize(region, tables, states, onlyRecorded: true) }
         }
     }
 
