@@ -136,6 +136,10 @@ struct DebianImageBuilderTests {
         }
         #expect(reason(DebianImageBuilder(suite: "--help"), "new")?.code == .badRequest)
         #expect(reason(DebianImageBuilder(diskSize: 1), "new")?.code == .badRequest)
+        for package in ["--hook", "gcc gdb", "", "a", "GCC", "../x", "-gcc"] {
+            let error = reason(DebianImageBuilder(included: ["libstdc++-12-dev", package]), "new")
+            #expect(error?.message.contains("'\(package)'") == true, "\(package)")
+        }
         #expect(reason(DebianImageBuilder(), "debian")?.message.contains("--replace") == true)
         #expect(try FileManager.default.contentsOfDirectory(atPath: scratch.path) == ["debian"])
     }

@@ -73,7 +73,8 @@ extension BlockTranslator {
                     n, base: p.base, distance: distance, size: access.size, writes: access.writes, open: &open)
             }
             if let change = stackChange(p) {
-                if change.access {
+                // A push from memory that misses there is the interpreter's as a whole: the way to the stack isn't looked up.
+                if change.access && !(p.operation == .push && p.isMemory) {
                     let distance = change.by < 0 ? moved &+ change.by : moved
                     found.stack[n] = found.add(
                         n, base: 4, distance: distance, size: Int32(p.operandSize), writes: change.by < 0, open: &open)

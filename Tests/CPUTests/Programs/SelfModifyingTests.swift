@@ -70,6 +70,16 @@ import Testing
         #expect(run(try make(engine, mode, [0: code])) == 1)
     }
 
+    @Test(arguments: all) func `A push from memory whose page isn't in the TLB leads no group of stack accesses`(
+        engine: Engine, mode: ProgramMode
+    ) throws {
+        // mov rdi, address; mov eax, 7; push [rdi]; push rax; pop rcx; pop rdx; mov eax, ecx; int3
+        let code =
+            pointer(ProgramMachine.alias + 0x6000)
+            + [0xB8, 7, 0, 0, 0, 0xFF, 0x37, 0x50, 0x59, 0x5A, 0x89, 0xC8, 0xCC]
+        #expect(run(try make(engine, mode, [0: code])) == 7)
+    }
+
     @Test(arguments: all) func `A store into the running block counts at once`(engine: Engine, mode: ProgramMode) throws
     {
         // mov rdi, place; mov byte [rdi], 5; mov eax, 1; int3
