@@ -40,6 +40,10 @@ let package = Package(
             name: "CPUTests",
             dependencies: ["CPU", "CHost", "CHostExecutor", "CZydis", "GuestMemory", "HostOS", "MachineTesting"]),
 
+        // The processor that the host's hypervisor runs.
+        .target(name: "KVM", dependencies: ["CHost", "HostOS", "GuestMemory", "DeviceModel", "CPU"]),
+        .testTarget(name: "KVMTests", dependencies: ["KVM", "CHost", "CPU", "GuestMemory", "HostOS"]),
+
         // Chips, buses, virtio.
         .target(name: "Devices", dependencies: ["DeviceModel", "GuestMemory"]),
         .testTarget(name: "DevicesTests", dependencies: ["Devices", "MachineTesting"]),
@@ -54,7 +58,7 @@ let package = Package(
         .target(
             name: "Machine",
             dependencies: [
-                "CHost", "HostOS", "GuestMemory", "DeviceModel", "CPU", "Devices", "Storage", "Network", "CZydis",
+                "CHost", "HostOS", "GuestMemory", "DeviceModel", "CPU", "KVM", "Devices", "Storage", "Network", "CZydis",
                 .product(name: "Logging", package: "swift-log"),
             ]),
         .testTarget(
@@ -89,7 +93,7 @@ let package = Package(
 )
 
 /// Targets where every line would say `unsafe`: there each file's header states the invariants instead.
-let trustedCore: Set<String> = ["CPU", "GuestMemory", "HostOS", "roost-bench"]
+let trustedCore: Set<String> = ["CPU", "GuestMemory", "HostOS", "KVM", "roost-bench"]
 
 for target in package.targets where target.type != .system && !target.name.hasPrefix("CHost") {
     var settings: [SwiftSetting] = [

@@ -1,10 +1,17 @@
 // Which engine runs, and the processor model that it runs.
 package import CPU
 internal import DeviceModel
+internal import Devices
 internal import HostOS
+internal import KVM
 
 extension Engine {
     package var difference: LockstepDifference? { nil }
+    package var kicker: (@Sendable () -> Void)? { nil }
+    package var isBetweenInstructions: Bool { true }
+    package func takeOver(_ clock: KVMClock.Registers) throws {}
+    package func giveBack(_ clock: KVMClock.Registers) throws -> KVMClock.Registers { clock }
+    package func describe() {}
 }
 
 extension LockstepEngine: Engine {
@@ -31,23 +38,25 @@ extension Translator: Engine {
 }
 
 extension Processor {
-    /// Makes the engine for the configured CPU model.
-    func makeEngine(_ configuration: MachineConfiguration) throws(MachineError) -> any Engine {
-        if let name = configuration.cpuModel {
-            var missing: [String] = []
-            guard let model = CPUModel.named(name, missing: &missing) else {
-                throw MachineError(
-                    .processor, "there is no CPU model '\(name)'; there are \(CPUModel.names.joined(separator: ", "))")
-            }
-            guard missing.isEmpty else {
-                throw MachineError(
-                    .processor, "CPU model '\(name)': the host lacks \(missing.joined(separator: ", "))")
-            }
-            cpu.model = model
-        }
+    /// Sets the processor model and connects the memory, once.
+    func prepare(_ choice: EngineChoice) {
+        cpu.model = choice.model
         cpu.attach(memory: memory)
         cpu.seedRandom(door.randomBytes(16))
-        switch configuration.engine {
+    }
+
+    /// Makes the engine that was chosen.
+    func makeEngine(_ choice: EngineChoice, _ configuration: MachineConfiguration, board: Board) throws(MachineError)
+        -> any Engine
+    {
+        switch choice.kind {
+        case .kvm, .auto:
+            guard let host = choice.host else { throw MachineError(.hypervisor, "there is no hypervisor") }
+            do throws(KVMError) {
+                return try HardwareEngine(host: host, cpu: cpu, memory: memory, board: board, door: door)
+            } catch {
+                throw MachineError(.hypervisor, error.description)
+            }
         case .interpreter: return Interpreter(cpu: cpu, memory: memory)
         case .lockstep:
             do {
@@ -67,12 +76,30 @@ extension Processor {
                 settings.visibleToPerf = configuration.namesForPerf
                 let translator = try Translator(cpu: cpu, memory: memory, settings: settings)
                 try observe(translator, configuration)
-                if !isExact, let mode = configuration.userMode.direct { runUserCodeDirectly(mode) }
+                if !isExact, choice.host == nil || choice.isMoving == false, let mode = configuration.userMode.direct {
+                    runUserCodeDirectly(mode)
+                }
                 return translator
             } catch {
                 throw MachineError(.host, "cannot make room for translated code: \(error)")
             }
         }
+    }
+
+    /// Stops the engine that runs, and has another go on from the same state. Between instructions, on the vCPU's thread.
+    func moveEngine(to kind: EngineKind) throws {
+        guard let old = engine, let mover else { return }
+        clock.registers = try old.giveBack(clock.registers)
+        old.report(to: &statistics)
+        direct?.stop()
+        direct = nil
+        replaceEngine(nil)
+        let new = try mover(kind)
+        try new.takeOver(clock.registers)
+        replaceEngine(new)
+        // The clocks are to be told of the counter at once.
+        lastOffset = ~lastOffset
+        statistics.moves += 1
     }
 
     /// Traces what is translated, and names it for perf.

@@ -57,6 +57,25 @@ package struct KVMClock {
         number == 0x11 || number == 0x12 || number == 0x4B56_4D00 || number == 0x4B56_4D01
     }
 
+    /// The two registers, as they move between engines.
+    package struct Registers: Sendable, Equatable {
+        /// 0x4B564D00.
+        package var wallClock: UInt64 = 0
+        /// 0x4B564D01.
+        package var systemTime: UInt64 = 0
+    }
+
+    /// Both registers; setting them goes on with the guest's record as it stands.
+    package var registers: Registers {
+        get { Registers(wallClock: wallClock, systemTime: systemTime) }
+        set {
+            (wallClock, systemTime) = (newValue.wallClock, newValue.systemTime)
+            record = systemTime & 1 != 0 ? systemTime & ~1 : nil
+            guard let record, let old: UInt32 = try? memory.load(GuestPhysicalAddress(record)) else { return }
+            version = (old &+ 1) & ~1
+        }
+    }
+
     /// Power-on state.
     package mutating func reset() { self = KVMClock(memory: memory) }
 

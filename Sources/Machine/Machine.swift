@@ -16,6 +16,7 @@ public final class Machine: Sendable {
     private let board: Board
     private let console: Console
     private let backends: Backends
+    private let moveNow: Alternation?
     private let result = Mutex<MachineOutcome?>(nil)
 
     /// Makes a machine with everything connected and the kernel loaded; the guest doesn't run yet.
@@ -33,6 +34,8 @@ public final class Machine: Sendable {
         } catch {
             throw MachineError(.host, "\(error)")
         }
+        let choice = try EngineChoice(configuration)
+        if let note = choice.note { Terminal.note("roost: \(note)") }
         processor = Processor(memory: memory, door: door, trace: configuration.trace)
         let ended: @Sendable () -> Void = { [processor] in processor.end() }
         do {
@@ -45,9 +48,20 @@ public final class Machine: Sendable {
             output: { [console] in console.write($0) })
         backends = try board.connect(configuration, door: door)
         board.serial.onInputDrained { [console] in console.portDrained() }
+        moveNow =
+            if let interval = configuration.movesEveryMilliseconds {
+                Alternation(processor, choice.kind, door, every: interval)
+            } else { nil }
         let entry = try load()
-        processor.connect(engine: try processor.makeEngine(configuration), board: board)
+        processor.prepare(choice)
+        processor.connect(engine: try processor.makeEngine(choice, configuration, board: board), board: board)
+        processor.mover = { [unowned processor, board] (kind) throws(MachineError) in
+            var next = choice
+            next.kind = kind
+            return try processor.makeEngine(next, configuration, board: board)
+        }
         processor.start(entry)
+        try processor.begin()
     }
 
     private static func check(_ configuration: MachineConfiguration) throws(MachineError) {
@@ -117,12 +131,40 @@ public final class Machine: Sendable {
             processor.countReset()
             do {
                 processor.start(try load())
+                try processor.begin()
             } catch {
                 return .failed(error.description)
             }
         }
     }
 
+    /// Goes on with another engine as soon as no instruction is half done.
+    public func move(to engine: EngineKind) { processor.move(to: engine) }
+
     /// What happened during the run.
     public var statistics: RunStatistics { processor.statistics }
+}
+
+/// Moves a machine between the hypervisor and the translator again and again, for tests.
+private final class Alternation: Sendable {
+    private struct Turn: Sendable {
+        var engine: EngineKind
+        var timer: (any DoorTimer)?
+    }
+
+    private let turn: Mutex<Turn>
+
+    init(_ processor: Processor, _ first: EngineKind, _ door: any Door, every milliseconds: Int) {
+        turn = Mutex(Turn(engine: first))
+        let interval = UInt64(max(1, milliseconds)) * 1_000_000
+        let timer = door.makeTimer { [weak self, unowned processor] in
+            self?.turn.withLock { turn in
+                turn.engine = turn.engine == .kvm ? .translator : .kvm
+                processor.move(to: turn.engine)
+                turn.timer?.arm(at: door.now &+ interval)
+            }
+        }
+        turn.withLock { $0.timer = timer }
+        timer.arm(at: door.now &+ interval)
+    }
 }

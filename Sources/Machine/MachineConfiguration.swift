@@ -68,7 +68,9 @@ public struct MachineConfiguration: Sendable {
     /// The CPU model's name; nil is what the host has.
     public var cpuModel: String?
     /// What runs the processor.
-    public var engine: EngineKind = .translator
+    public var engine: EngineKind = .auto
+    /// Moves between the hypervisor and the translator this often, for tests.
+    public var movesEveryMilliseconds: Int?
     /// Bytes for translated code.
     public var codeCache: UInt64 = 32 << 20
     /// Whether translated code counts its instructions (the interpreter always does).
@@ -115,6 +117,8 @@ public struct MachineError: Error, CustomStringConvertible, Sendable, Equatable 
         public static let memory = Code("memory")
         /// The CPU model, or the host's processor.
         public static let processor = Code("processor")
+        /// The host's hypervisor.
+        public static let hypervisor = Code("hypervisor")
         /// A disk image.
         public static let disk = Code("disk")
         /// A disk that another process uses.
@@ -153,6 +157,8 @@ public enum MachineOutcome: Sendable, Equatable {
     case ended
     /// A triple fault, with the report.
     case tripleFault(report: String)
+    /// The engine can't go on, with the report.
+    case engineFailed(report: String)
     /// The engines that were compared did not agree, with the report.
     case difference(report: String)
     /// Roost itself failed.
@@ -167,6 +173,10 @@ public enum EngineKind: String, Sendable, CaseIterable {
     case translator
     /// Runs each block by both, and stops at the first difference.
     case lockstep
+    /// The host's hypervisor.
+    case kvm
+    /// The hypervisor where it is there and good, else the translator.
+    case auto
 }
 
 /// What the guest's time is.

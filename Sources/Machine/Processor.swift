@@ -12,6 +12,8 @@ private struct Wishes: Sendable {
     var nonMaskable = false
     var power: PowerEvent?
     var ended = false
+    /// Go on with this engine.
+    var engine: EngineKind?
 }
 
 /// The machine's one processor: its state, its engine and its local APIC.
@@ -26,27 +28,31 @@ package final class Processor: PowerControl, @unchecked Sendable {
     /// The door, if its time is the count of instructions.
     private let ordered: VirtualDoor?
     private var traced: (instructions: UInt64, rip: UInt64) = (.max, .max)
-    private var engine: (any Engine)?
-    private var board: Board?
-    private var clock: KVMClock
+    var engine: (any Engine)?
+    var board: Board?
+    var clock: KVMClock
+    /// Makes `engine.run` return, for other threads.
+    private let kicker = Mutex<(@Sendable () -> Void)?>(nil)
+    /// Makes another engine and lets this one go.
+    var mover: ((EngineKind) throws(MachineError) -> any Engine)?
     private let scale: ClockScale
     private let frequency: UInt64
-    private var lastOffset: UInt64 = 0
+    var lastOffset: UInt64 = 0
     private var nextSample: UInt64 = 0
     private var sinceSample = 0
     private var events = EventRing()
     private let trace: TraceOptions
-    private var direct: DirectExecution?
+    var direct: DirectExecution?
     /// Names for perf.
     var perfMap: PerfMap?
     /// Counts so far; complete when `run` has returned.
-    package private(set) var statistics = RunStatistics()
+    package internal(set) var statistics = RunStatistics()
     private var exitCounts = [UInt64](repeating: 0, count: VMExit.kindNames.count)
     private var accessCounts: [UInt64: UInt64] = [:]
 
     /// Makes a processor with its state block cleared.
     package init(memory: GuestMemory, door: any Door, trace: TraceOptions) {
-        cpu = VirtualCPU(id: 0)
+        cpu = VirtualCPU(id: 0, defersTables: true)
         self.memory = memory
         self.door = door
         self.trace = trace
@@ -64,6 +70,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
     package func connect(engine: any Engine, board: Board) {
         self.engine = engine
         self.board = board
+        kicker.withLock { $0 = engine.kicker }
         board.localAPIC.onAttention { [unowned self] attention in
             switch attention {
             case .nonMaskable: wishes.withLock { $0.nonMaskable = true }
@@ -88,7 +95,20 @@ package final class Processor: PowerControl, @unchecked Sendable {
         unsafe roost_attention_set(cpu.state, bits)
         let running = unsafe roost_direct_running(cpu.state)
         if running != 0 { StubProcess.kick(running - 1) }
+        if let kicker = kicker.withLock({ $0 }) { kicker() }
         wake.raise()
+    }
+
+    /// Puts another engine in the place of the one that runs, on its thread.
+    func replaceEngine(_ new: (any Engine)?) {
+        engine = new
+        kicker.withLock { $0 = new?.kicker }
+    }
+
+    /// Asks for the machine to go on with another engine.
+    package func move(to engine: EngineKind) {
+        wishes.withLock { $0.engine = engine }
+        kick(ROOST_ATTENTION_KICK)
     }
 
     /// Asks for power-off, reset or debug exit.
@@ -107,7 +127,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
 
     /// Runs until something ends the guest's session.
     package func run() -> MachineOutcome {
-        guard let engine, let board else { return .failed("no engine") }
+        guard var engine, let board else { return .failed("no engine") }
         let apic = board.localAPIC
         // SAFETY: only this thread touches the state block while it runs.
         let state = unsafe cpu.state
@@ -116,6 +136,12 @@ package final class Processor: PowerControl, @unchecked Sendable {
         while true {
             ordered?.fireDue()
             if let outcome = takeWishes() { return outcome }
+            if let outcome = moveIfWanted() { return outcome }
+            if let moved = self.engine, moved !== engine {
+                engine = moved
+                if unsafe state.pointee.halted != 0 { waitForInterrupt(apic) }
+                continue
+            }
             if apic.hasDeliverableInterrupt {
                 if engine.canTakeInterrupt {
                     if let vector = apic.acknowledge() {
@@ -153,14 +179,21 @@ package final class Processor: PowerControl, @unchecked Sendable {
             case .readMSR(let number): readMSR(number, engine, apic)
             case .writeMSR(let number, let value): writeMSR(number, value, engine, apic)
             case .taskPriorityWrite: unsafe apic.taskPriority = UInt8(truncatingIfNeeded: state.pointee.cr8 & 15)
-            case .halt: waitForInterrupt(apic)
+            case .halt:
+                unsafe state.pointee.halted = 1
+                waitForInterrupt(apic)
+                // Woken to go on elsewhere, it is still halted.
+                if !isMoveWanted { unsafe state.pointee.halted = 0 }
+            case .endOfInterrupt(let vector): board.apics.endOfInterrupt(vector: vector)
             case .interrupted, .interruptWindow: break
-            case .shutdown: return tripleFault()
+            case .shutdown:
+                engine.describe()
+                return tripleFault()
             case .hypercall:
                 // KVM_ENOSYS: no hypercall is offered.
                 unsafe vcpu.gpr[0] = ~0 &- 999
             case .difference: return .difference(report: differenceReport(engine))
-            case .internalError(let text): return .failed(text)
+            case .internalError(let text): return engineFailure(engine, text)
             }
         }
     }
@@ -181,6 +214,30 @@ package final class Processor: PowerControl, @unchecked Sendable {
         case .powerOff: return .poweredOff
         case .reset: return .reset
         case .debugExit(let status): return .debugExit(status: status)
+        }
+    }
+
+    private var isMoveWanted: Bool { wishes.withLock { $0.engine != nil } }
+
+    /// Goes on with another engine if someone wants that and no instruction is half done; else once it is.
+    private func moveIfWanted() -> MachineOutcome? {
+        guard isMoveWanted, let engine else { return nil }
+        // SAFETY: this is the vCPU's thread.
+        let state = unsafe cpu.state
+        let isWhole = unsafe state.pointee.completed_count == 0 && state.pointee.pending_fault == 0
+        guard engine.isBetweenInstructions, isWhole else {
+            kick(ROOST_ATTENTION_KICK)
+            return nil
+        }
+        guard let kind = wishes.withLock({ wishes in
+            defer { wishes.engine = nil }
+            return wishes.engine
+        }) else { return nil }
+        do {
+            try moveEngine(to: kind)
+            return nil
+        } catch {
+            return .failed("the machine could not go on with another engine: \(error)")
         }
     }
 
@@ -215,7 +272,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
     private func waitForInterrupt(_ apic: LocalAPIC) {
         let start = door.now
         while true {
-            let wished = wishes.withLock { $0.nonMaskable || $0.power != nil || $0.ended }
+            let wished = wishes.withLock { $0.nonMaskable || $0.power != nil || $0.ended || $0.engine != nil }
             // SAFETY: this is the vCPU's thread.
             let open = unsafe cpu.state.pointee.rflags & 0x200 != 0 || cpu.state.pointee.monitor_address != 0
             let nonMaskable = unsafe cpu.state.pointee.pending_nmi != 0
@@ -285,6 +342,12 @@ package final class Processor: PowerControl, @unchecked Sendable {
         unsafe state.pointee.mtrr_default = 0x806
         unsafe state.pointee.mtrr_base.0 = GuestMemory.holeStart
         unsafe state.pointee.mtrr_mask.0 = 0xFF_C000_0800
+        unsafe state.pointee.cr8 = 0
+    }
+
+    /// Has the engine take over what `start` has put together.
+    package func begin() throws(MachineError) {
+        do { try engine?.takeOver(clock.registers) } catch { throw MachineError(.hypervisor, "\(error)") }
     }
 
     private func note(_ what: RunEvent.What) {
@@ -334,12 +397,22 @@ package final class Processor: PowerControl, @unchecked Sendable {
         return LockstepReport(difference: difference, memory: memory).text
     }
 
+    /// The engine can't go on: what it says, and the processor's state.
+    private func engineFailure(_ engine: any Engine, _ text: String) -> MachineOutcome {
+        engine.describe()
+        return .engineFailed(report: report(text))
+    }
+
     private func tripleFault() -> MachineOutcome {
+        .tripleFault(report: report("triple fault: the guest's processor has shut down"))
+    }
+
+    private func report(_ text: String) -> String {
         let report = ProcessorReport(vcpu: vcpu, memory: memory)
         let lines =
-            ["triple fault: the guest's processor has shut down", report.registers, "next instructions:"]
+            [text, report.registers, "next instructions:"]
             + report.listing(count: 4) + ["last events, the latest at the end:"] + events.lines
-        return .tripleFault(report: lines.joined(separator: "\n"))
+        return lines.joined(separator: "\n")
     }
 }
 

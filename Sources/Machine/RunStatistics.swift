@@ -37,6 +37,12 @@ public struct RunStatistics: Sendable, Codable, Equatable {
     public var repeatedBlocks: UInt64 = 0
     /// Instructions that translated code left to the interpreter, by mnemonic.
     public var callouts: [String: UInt64] = [:]
+    /// Hardware engine: returns to this process; writes that came with others.
+    public var hypervisorExits: UInt64 = 0
+    /// Writes that the kernel collected until the next exit.
+    public var collectedWrites: UInt64 = 0
+    /// Times the machine went on with another engine.
+    public var moves: UInt64 = 0
     /// Times the guest was started again.
     public var resets: UInt64 = 0
 
@@ -67,6 +73,10 @@ public struct RunStatistics: Sendable, Codable, Equatable {
             "TLB misses    \(tlbMisses), page walks \(pageWalks)",
             "exceptions    \(exceptions), interrupts \(interrupts), resets \(resets)",
         ]
+        if hypervisorExits > 0 {
+            lines.append("hypervisor    exits \(hypervisorExits), writes collected \(collectedWrites)")
+        }
+        if moves > 0 { lines.append("moves         \(moves) between engines") }
         if let memoryHash {
             let digits = String(memoryHash, radix: 16)
             lines.append("memory hash   " + String(repeating: "0", count: 16 - digits.count) + digits)
@@ -134,6 +144,7 @@ struct RunEvent {
             case .readMSR(let number): return place + "rdmsr \(hex(UInt64(number)))"
             case .writeMSR(let number, let value): return place + "wrmsr \(hex(UInt64(number))) value \(hex(value))"
             case .taskPriorityWrite(let value): return place + "cr8 = \(value)"
+            case .endOfInterrupt(let vector): return place + "end of interrupt \(vector)"
             case .halt: return place + "halt"
             case .interrupted: return place + "interrupted"
             case .interruptWindow: return place + "interrupt window"
@@ -182,12 +193,13 @@ extension VMExit {
         case .hypercall: 11
         case .internalError: 12
         case .difference: 13
+        case .endOfInterrupt: 14
         }
     }
 
     static let kindNames = [
         "port read", "port write", "memory-mapped read", "memory-mapped write", "MSR read", "MSR write",
         "task priority", "halt", "interrupted", "interrupt window", "shutdown", "hypercall", "internal error",
-        "difference",
+        "difference", "end of interrupt",
     ]
 }

@@ -58,6 +58,8 @@ struct ExitStatus: Error {
     static let host: Int32 = 84
     static let tripleFault: Int32 = 86
     static let difference: Int32 = 88
+    static let engine: Int32 = 90
+    static let hypervisor: Int32 = 92
 
     var code: Int32
     var message: String?
@@ -67,6 +69,7 @@ struct ExitStatus: Error {
         case .boot: kernel
         case .memory: memory
         case .processor: processor
+        case .hypervisor: hypervisor
         case .disk: disk
         case .diskInUse: diskInUse
         case .network, .port: network

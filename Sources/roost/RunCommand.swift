@@ -18,7 +18,7 @@ struct RunCommand: ParsableCommand {
     var image: String?
 
     @Option(help: "What runs the processor.")
-    var engine: EngineKind = .translator
+    var engine: EngineKind = .auto
 
     @Option(help: "Memory for translated code, at least 1M.")
     var codeCache: MemorySize = MemorySize(bytes: 32 << 20)
@@ -59,6 +59,9 @@ struct RunCommand: ParsableCommand {
     @Option(help: "A port whose writes of v end Roost with status (v << 1) | 1.")
     var debugExit: PortNumber?
 
+    @Option(help: ArgumentHelp("Move between KVM and the translator every so many milliseconds.", visibility: .hidden))
+    var moveEvery: Int?
+
     @Flag(help: "Add QEMU's pc-testdev.")
     var testDevice = false
 
@@ -90,6 +93,9 @@ struct RunCommand: ParsableCommand {
         case .difference(let report):
             FileHandle.standardError.write(Data("roost: \(report)\n".utf8))
             Foundation.exit(ExitStatus.difference)
+        case .engineFailed(let report):
+            FileHandle.standardError.write(Data("roost: \(report)\n".utf8))
+            Foundation.exit(ExitStatus.engine)
         case .failed(let text): throw ExitStatus(code: ExitStatus.failure, message: text)
         }
     }
@@ -114,6 +120,7 @@ struct RunCommand: ParsableCommand {
         var configuration = MachineConfiguration(boot: boot)
         configuration.cpuModel = cpu
         configuration.engine = engine
+        configuration.movesEveryMilliseconds = moveEvery
         configuration.codeCache = codeCache.bytes
         configuration.countsInstructions = stats || json
         configuration.userMode = userMode

@@ -3,6 +3,7 @@
 #define CHOST_H
 #include "alu.h"
 #include "disk.h"
+#include "kvm.h"
 #include "stub.h"
 #include "vcpu.h"
 #include "lockstep.h"

@@ -160,7 +160,8 @@ typedef struct {
     uint64_t instruction_limit;  // VMExit.interrupted as soon as `instructions` is there; ~0 never
     uint64_t skipped_time;       // nanoseconds of virtual time that passed while the vCPU was halted
     uint8_t  virtual_clock;      // time is instructions + skipped_time, and the machine is asked for the counter
-    uint8_t  counting_reserved[7];
+    uint8_t  tables_ready;       // the software engines' TLBs have been cleared: until then nothing touches their memory
+    uint8_t  counting_reserved[6];
     uint64_t counting_reserved2[5];
 
     // ---- direct execution of user code (see CPU/Direct); 64 bytes -----------------------------------------------

@@ -12,6 +12,7 @@ public final class Interpreter {
     /// Makes an interpreter for a vCPU attached to its machine's memory.
     public init(cpu: VirtualCPU, memory: GuestMemory) {
         self.cpu = cpu
+        cpu.prepareTables()
         v = cpu.vcpu
         cache = .allocate(capacity: 1)
         cache.initialize(to: BlockCache(pages: Int(memory.limit / GuestMemory.pageSize)))

@@ -306,7 +306,9 @@ extension VCPU {
     /// Forgets every translation.
     package func flushTLB() {
         let entries = Int(ROOST_TLB_ENTRIES) * Int(ROOST_TLB_CONTEXTS)
-        memset(s.pointee.tlb_contexts.0.unsafelyUnwrapped, 0xFF, entries * MemoryLayout<roost_tlb_entry>.stride)
+        if s.pointee.tables_ready != 0 {
+            memset(s.pointee.tlb_contexts.0.unsafelyUnwrapped, 0xFF, entries * MemoryLayout<roost_tlb_entry>.stride)
+        }
         for n in 0..<64 { roost_large_pages_at(s, n).pointee = 0 }
         if let other = s.pointee.other_tlb { memset(other, 0xFF, entries * MemoryLayout<roost_tlb_entry>.stride) }
         s.pointee.huge_pages = 0
@@ -321,7 +323,9 @@ extension VCPU {
 
     /// Forgets where code is.
     private func flushCode() {
-        memset(s.pointee.fetch_tlb.unsafelyUnwrapped, 0xFF, 1024 * MemoryLayout<roost_tlb_entry>.stride)
+        if s.pointee.tables_ready != 0 {
+            memset(s.pointee.fetch_tlb.unsafelyUnwrapped, 0xFF, 1024 * MemoryLayout<roost_tlb_entry>.stride)
+        }
         for n in 0..<64 {
             roost_code_filter_at(s, n).pointee = 0
             roost_code_regions_at(s, n).pointee = 0

@@ -30,6 +30,9 @@ public struct CPUModel: Sendable {
     let xcr0: UInt64
     /// CPUID.1:EAX.
     let signature: UInt32
+    /// Names of its features, vendor and brand: what it is made of.
+    let featureNames: [String]
+    let vendor, brand: String
 
     /// Whether instructions of a feature exist.
     public func isAvailable(_ feature: CPUFeature) -> Bool { features & 1 << UInt64(feature.rawValue) != 0 }
@@ -188,8 +191,9 @@ public struct CPUModel: Sendable {
         return cpuid(bit.leaf, sub)[bit.register] & 1 << bit.bit != 0
     }
 
-    private init(name: String, names: [String], vendor: String, signature: UInt32, brand: String) {
+    init(name: String, names: [String], vendor: String, signature: UInt32, brand: String) {
         self.name = name
+        (featureNames, self.vendor, self.brand) = (names, vendor, brand)
         self.signature = signature
         let has = Set(names)
         var features: UInt64 = 1

@@ -78,29 +78,39 @@ public final class VirtualCPU: @unchecked Sendable {
     /// Local APIC identifier, 0 for the first.
     public let id: Int
     private let fetchTable: UnsafeMutablePointer<roost_tlb_entry>
+    private let tableBytes: Int
     private var cpuidTable: UnsafeMutablePointer<UInt32>?
 
     /// Allocates a zeroed state block whose TLBs match nothing; call `reset()` before running.
-    public init(id: Int) {
+    ///
+    /// With `defersTables` the TLBs' memory stays untouched until a software engine is made.
+    public init(id: Int, defersTables: Bool = false) {
         self.id = id
         // One table more than there are contexts: the last one never matches (armed watchpoints, #AC).
         let perTable = Int(ROOST_TLB_ENTRIES)
         let entries = perTable * (Int(ROOST_TLB_CONTEXTS) + 1)
-        let tableBytes = entries * MemoryLayout<roost_tlb_entry>.stride
+        tableBytes = entries * MemoryLayout<roost_tlb_entry>.stride
         let raw = UnsafeMutableRawPointer.allocate(byteCount: roost_tlb_offset() + tableBytes, alignment: 4096)
         memset(raw, 0, roost_tlb_offset())
         state = raw.bindMemory(to: roost_vcpu.self, capacity: 1)
         let tables = (raw + roost_tlb_offset()).bindMemory(to: roost_tlb_entry.self, capacity: entries)
-        memset(tables, 0xFF, tableBytes)
         state.pointee.tlb_contexts = (tables, tables + perTable, tables + 2 * perTable)
         state.pointee.tlb_never_matching = tables + 3 * perTable
         state.pointee.tlb = tables
         fetchTable = .allocate(capacity: 1024)
-        memset(fetchTable, 0xFF, 1024 * MemoryLayout<roost_tlb_entry>.stride)
         state.pointee.fetch_tlb = fetchTable
         state.pointee.instruction_limit = ~0
         model = CPUModel.host
         modelChanged()
+        if !defersTables { prepareTables() }
+    }
+
+    /// Makes the TLBs match nothing, before a software engine's first use of them.
+    func prepareTables() {
+        if state.pointee.tables_ready != 0 { return }
+        state.pointee.tables_ready = 1
+        memset(state.pointee.tlb_contexts.0.unsafelyUnwrapped, 0xFF, tableBytes)
+        memset(fetchTable, 0xFF, 1024 * MemoryLayout<roost_tlb_entry>.stride)
     }
 
     /// Connects the vCPU to its machine's memory; once, before it runs.

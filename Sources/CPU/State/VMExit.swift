@@ -19,6 +19,8 @@ public enum VMExit: Sendable, Equatable {
     case writeMSR(UInt32, value: UInt64)
     /// CR8 was written: the local APIC's task priority changes. No `complete`.
     case taskPriorityWrite(UInt8)
+    /// The guest ended a level-triggered interrupt in a local APIC that the engine has: I/O APICs are to know. No `complete`.
+    case endOfInterrupt(UInt8)
     /// HLT or MWAIT: nothing to do until an interrupt. No `complete`.
     case halt
     /// Another thread asked for attention. No `complete`.

@@ -81,6 +81,27 @@ public final class IOAPIC: BusDevice, Saveable {
     /// Power-on reset; the wires keep their levels.
     public func reset() {
         state.withLock { state in state = State(id: initialID, levels: state.levels) }
+        announceRoutes()
+    }
+
+    /// Tells the host of local APICs, if there is one, what each pin sends.
+    func announceRoutes() {
+        guard let host = bus.host else { return }
+        state.withLock { state in
+            for pin in 0..<Self.pinCount { host.route(pin, Self.levelMessage(state.entries[pin])) }
+        }
+    }
+
+    /// What an entry sends, if it is open and level-triggered.
+    private static func levelMessage(_ entry: UInt64) -> InterruptMessage? {
+        entry & masked == 0 && entry & level != 0 ? message(entry) : nil
+    }
+
+    private static func message(_ entry: UInt64) -> InterruptMessage {
+        InterruptMessage(
+            destination: UInt32(truncatingIfNeeded: entry >> 56), isLogical: entry & 0x800 != 0,
+            mode: DeliveryMode(rawValue: UInt8(truncatingIfNeeded: entry >> 8) & 7) ?? .reserved,
+            vector: UInt8(truncatingIfNeeded: entry), isLevel: entry & level != 0)
     }
 
     /// Sends what pin `pin` has to send. The lock is held: the local APICs' locks come after it.
@@ -95,12 +116,9 @@ public final class IOAPIC: BusDevice, Saveable {
             guard state.edges & bit != 0 else { return }
             state.edges &= ~bit
         }
-        let mode = DeliveryMode(rawValue: UInt8(truncatingIfNeeded: entry >> 8) & 7) ?? .reserved
-        let message = InterruptMessage(
-            destination: UInt32(truncatingIfNeeded: entry >> 56), isLogical: entry & 0x800 != 0, mode: mode,
-            vector: UInt8(truncatingIfNeeded: entry), isLevel: isLevel)
+        let message = Self.message(entry)
         let taken = bus.deliver(message)
-        if isLevel, taken, mode == .fixed || mode == .lowestPriority { state.entries[pin] |= Self.remoteIRR }
+        if isLevel, taken, message.mode == .fixed || message.mode == .lowestPriority { state.entries[pin] |= Self.remoteIRR }
     }
 
     // MARK: Registers
@@ -152,6 +170,7 @@ public final class IOAPIC: BusDevice, Saveable {
             }
             if entry & Self.level == 0 { entry &= ~Self.remoteIRR } else { state.edges &= ~(UInt32(1) &<< UInt32(pin)) }
             state.entries[pin] = entry
+            bus.host?.route(pin, Self.levelMessage(entry))
             service(&state, pin)
         default: break
         }
@@ -169,5 +188,6 @@ public final class IOAPIC: BusDevice, Saveable {
             throw StateError("I/O APIC: not \(Self.pinCount) pins")
         }
         state.withLock { $0 = new }
+        announceRoutes()
     }
 }

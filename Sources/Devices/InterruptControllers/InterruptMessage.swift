@@ -42,8 +42,32 @@ public struct InterruptMessage: Sendable, Equatable {
         isLevel = data & 0x8000 != 0
     }
 
+    /// The message as address and data of an MSI; bits 31:8 of the destination stand in address bits 63:40.
+    public var words: (address: UInt64, data: UInt32) {
+        let address = 0xFEE0_0000 | UInt64(destination & 0xFF) << 12 | UInt64(destination >> 8) << 40
+        let data = UInt32(vector) | UInt32(mode.rawValue) << 8 | (isLevel ? 0xC000 : 0)
+        return (address | (isLogical ? 4 : 0), data)
+    }
+
     /// Every local APIC is meant.
     var isBroadcast: Bool { !isLogical && (destination == 0xFF || destination == 0xFFFF_FFFF) }
+}
+
+/// Where local APICs are when an engine has them: messages and routes go there.
+public struct LocalAPICHost: Sendable {
+    /// Delivers a message; false when nobody took it.
+    public var deliver: @Sendable (InterruptMessage) -> Bool
+    /// Tells what an I/O APIC pin sends while it is open and level-triggered, else nil.
+    public var route: @Sendable (Int, InterruptMessage?) -> Void
+
+    /// Makes one of its parts.
+    public init(
+        deliver: @escaping @Sendable (InterruptMessage) -> Bool,
+        route: @escaping @Sendable (Int, InterruptMessage?) -> Void
+    ) {
+        self.deliver = deliver
+        self.route = route
+    }
 }
 
 /// Carries messages to local APICs by destination, and ends of interrupt back to I/O APICs.
@@ -52,12 +76,25 @@ public final class APICBus: MessageInterruptTarget {
         var local: [LocalAPIC] = []
         var inputOutput: [IOAPIC] = []
         var turn = 0
+        var host: LocalAPICHost?
     }
 
     private let contents = Mutex(Contents())
 
     /// A bus with nothing on it.
     public init() {}
+
+    /// Where the local APICs are now; nil: they are those on this bus. No vCPU runs meanwhile.
+    public var host: LocalAPICHost? {
+        get { contents.withLock { $0.host } }
+        set {
+            let chips = contents.withLock { contents in
+                contents.host = newValue
+                return contents.inputOutput
+            }
+            for chip in chips { chip.announceRoutes() }
+        }
+    }
 
     /// Adds a local APIC (set-up only).
     func add(_ apic: LocalAPIC) { contents.withLock { $0.local.append(apic) } }
@@ -77,7 +114,8 @@ public final class APICBus: MessageInterruptTarget {
     /// Delivers a message to all it is meant for, except `excluded`; false when nobody took it.
     @discardableResult
     public func deliver(_ message: InterruptMessage, excluding excluded: LocalAPIC? = nil) -> Bool {
-        let all = localAPICs
+        let (all, host) = contents.withLock { ($0.local, $0.host) }
+        if let host { return host.deliver(message) }
         if message.mode == .lowestPriority { return deliverLowest(message, all) }
         var taken = false
         for apic in all where apic !== excluded && (message.isBroadcast || apic.matches(message)) {
@@ -104,7 +142,7 @@ public final class APICBus: MessageInterruptTarget {
     }
 
     /// Tells the I/O APICs of the end of a level-triggered interrupt. Called with no lock held.
-    func endOfInterrupt(vector: UInt8) {
+    public func endOfInterrupt(vector: UInt8) {
         for apic in contents.withLock({ $0.inputOutput }) { apic.endOfInterrupt(vector: vector) }
     }
 }

@@ -37,6 +37,8 @@ struct LocalAPICContents: Sendable {
     var timer: (any DoorTimer)?
     var attention: (@Sendable (LocalAPIC.Attention) -> Void)?
     var notices = LocalAPICNotices()
+    /// The registers in force are an engine's: nothing but LINT0 counts here.
+    var isHosted = false
     /// The vCPU has been told of a deliverable interrupt and hasn't taken one since.
     var isAnnounced = false
 
@@ -89,13 +91,13 @@ struct LocalAPICContents: Sendable {
     }
 
     var deliverableVector: UInt8? {
-        guard isPresent, let vector = state.request.highest, vector & 0xF0 > processorPriority & 0xF0 else {
+        guard isPresent, !isHosted, let vector = state.request.highest, vector & 0xF0 > processorPriority & 0xF0 else {
             return nil
         }
         return vector
     }
 
-    var acceptsExternal: Bool { !isPresent || state.localVectors[3] & 0x10700 == 0x700 }
+    var acceptsExternal: Bool { isHosted || !isPresent || state.localVectors[3] & 0x10700 == 0x700 }
     var externalPending: Bool { (state.lint0 && acceptsExternal) || state.externalLatched }
     var isDeliverable: Bool { externalPending || deliverableVector != nil }
 

@@ -66,9 +66,9 @@ public final class LocalAPIC: BusDevice, Saveable {
         var externalLatched = false
     }
 
-    private let contents: Mutex<LocalAPICContents>
+    let contents: Mutex<LocalAPICContents>
     private let bus: APICBus
-    private let door: any Door
+    let door: any Door
     private let acknowledgeExternal: @Sendable () -> UInt8?
 
     /// Makes the APIC of a vCPU and puts it on the bus.
@@ -139,7 +139,7 @@ public final class LocalAPIC: BusDevice, Saveable {
         let now = door.now
         update {
             $0.state.tscOffset = offset
-            if $0.timerMode == .deadline, $0.state.deadlineTSC != 0 { $0.armDeadline(now) }
+            if !$0.isHosted, $0.timerMode == .deadline, $0.state.deadlineTSC != 0 { $0.armDeadline(now) }
         }
     }
 
@@ -236,7 +236,7 @@ public final class LocalAPIC: BusDevice, Saveable {
 
     // MARK: After unlocking
 
-    private func update(_ body: (inout LocalAPICContents) -> Void) {
+    func update(_ body: (inout LocalAPICContents) -> Void) {
         perform { contents in
             body(&contents)
             return LocalAPICOutcome()

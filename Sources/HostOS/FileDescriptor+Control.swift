@@ -1,0 +1,104 @@
+// Device control (`ioctl(2)`), memory that a descriptor maps, and threads that a signal pulls out of a blocking call.
+internal import CHost
+internal import Glibc
+
+extension FileDescriptor {
+    /// Controls a device with an argument in memory; interrupted calls are an error like others.
+    @discardableResult
+    public func control(_ request: UInt64, _ argument: UnsafeMutableRawPointer?) throws(HostError) -> Int32 {
+        let result = roost_ioctl(rawValue, request, argument)
+        if result == -1 { throw HostError.last("ioctl 0x\(String(request, radix: 16))") }
+        return result
+    }
+
+    /// Controls a device with a number for argument.
+    @discardableResult
+    public func control(_ request: UInt64, value: UInt64 = 0) throws(HostError) -> Int32 {
+        let result = roost_ioctl_value(rawValue, request, value)
+        if result == -1 { throw HostError.last("ioctl 0x\(String(request, radix: 16))") }
+        return result
+    }
+
+    /// Controls a device on a path that runs often: zero or more, or the negative error number.
+    @inline(__always)
+    public func controlOrErrno(_ request: UInt64, _ argument: UnsafeMutableRawPointer? = nil) -> Int32 {
+        let result = roost_ioctl(rawValue, request, argument)
+        return result == -1 ? -Glibc.errno : result
+    }
+
+    /// Whether there is something at a path.
+    public static func exists(_ path: String) -> Bool { access(path, F_OK) == 0 }
+
+    /// Whether a device file can be opened for reading and writing by this process; nil: yes.
+    public static func obstacle(to path: String) -> HostError? {
+        access(path, R_OK | W_OK) == 0 ? nil : HostError.last("open \(path)")
+    }
+}
+
+/// A shared mapping of what a descriptor offers.
+///
+/// Invariant: the bytes stay mapped until the value is destroyed, whatever becomes of the descriptor.
+public final class DescriptorMapping: @unchecked Sendable {
+    /// First byte.
+    public let base: UnsafeMutableRawPointer
+    /// Length in bytes.
+    public let size: Int
+
+    /// Maps `size` bytes from an offset.
+    public init(_ descriptor: borrowing FileDescriptor, offset: Int = 0, size: Int) throws(HostError) {
+        guard let base = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor.rawValue, offset),
+            base != MAP_FAILED
+        else { throw HostError.last("map \(size) bytes of a device") }
+        self.base = base
+        self.size = size
+    }
+
+    deinit { munmap(base, size) }
+}
+
+/// The host's error numbers that callers decide by.
+public enum HostErrorNumber {
+    /// Interrupted by a signal.
+    public static var interrupted: Int32 { EINTR }
+    /// Try again.
+    public static var again: Int32 { EAGAIN }
+    /// Permission denied.
+    public static var accessDenied: Int32 { EACCES }
+    /// No such file.
+    public static var notFound: Int32 { ENOENT }
+    /// No such device.
+    public static var noDevice: Int32 { ENODEV }
+    /// Bad address.
+    public static var badAddress: Int32 { EFAULT }
+    /// Already there.
+    public static var exists: Int32 { EEXIST }
+}
+
+/// One thread that others pull out of a blocking system call.
+///
+/// Invariant: `number` is only touched by atomic operations.
+public final class KickableThread: @unchecked Sendable {
+    private let number: UnsafeMutablePointer<Int32>
+
+    /// Names no thread yet.
+    public init() {
+        number = .allocate(capacity: 1)
+        number.initialize(to: 0)
+    }
+
+    deinit { number.deallocate() }
+
+    /// Makes the calling thread the one that is kicked.
+    public func enter() {
+        let mine = roost_thread_number()
+        if roost_load_thread(number) == mine { return }
+        roost_allow_kicks()
+        roost_store_thread(number, mine)
+    }
+
+    /// Interrupts the thread's system call; nothing to do if it is the caller or there is none.
+    public func kick() {
+        let thread = roost_load_thread(number)
+        if thread != 0 && thread != roost_thread_number() { roost_kick(thread) }
+    }
+}
