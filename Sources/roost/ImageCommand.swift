@@ -7,7 +7,7 @@ internal import Images
 struct ImageCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "image", abstract: "Build and list guest images.",
-        subcommands: [Build.self, List.self, SelfCheck.self])
+        subcommands: [Build.self, List.self, SelfCheck.self, Nested.self])
 
     /// `roost image build`.
     struct Build: ParsableCommand {
@@ -143,6 +143,32 @@ struct ImageCommand: ParsableCommand {
             let found = try DebianKernel.fetched(flavor)
             try Data(SelfCheckImage.initramfs(for: found)).write(to: URL(fileURLWithPath: output))
             print("boot it with --kernel \(found.image) --initrd \(output) --append console=ttyS0")
+        }
+    }
+}
+
+extension ImageCommand {
+    /// `roost image nested`, for tests of the hardware engine; not listed.
+    struct Nested: ParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "nested", abstract: "Write the initramfs of a machine that runs Roost on KVM.",
+            shouldDisplay: false)
+
+        @Option(name: .shortAndLong, help: "The file to write.")
+        var output: String
+
+        @Option(help: "A program to take with its libraries; repeatable. Roost itself is always taken.")
+        var program: [String] = []
+
+        @Option(help: "A file or folder to take; repeatable.")
+        var file: [String] = []
+
+        func run() throws {
+            let kernel = try DebianKernel.fetched(.cloud)
+            let roost = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
+            let archive = try NestedImage.initramfs(kernel: kernel, programs: [roost] + program, files: file)
+            try Data(archive).write(to: URL(fileURLWithPath: output))
+            print("boot it with \(kernel.image), nested.do=check")
         }
     }
 }

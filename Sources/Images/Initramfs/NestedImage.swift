@@ -1,0 +1,126 @@
+// An initramfs whose init is a host: it loads KVM and runs Roost in its virtual machine, for tests of the hardware engine
+// on machines that have none. The outer machine only lends a processor.
+//
+// Words on the kernel's command line steer it:
+//
+//   nested.do=check,move      what to do, of the functions in the script (check)
+//   nested.guest=WORDS        words for the inner kernel's command line, commas for spaces
+internal import Foundation
+
+/// Builds the initramfs of a machine that runs Roost on KVM.
+public enum NestedImage {
+    /// What the outer machine loads: KVM for both vendors, and a clock's worth of nothing else.
+    static let modules = ["kvm", "kvm_amd", "kvm_intel"]
+
+    /// The uncompressed cpio archive.
+    ///
+    /// - Parameters:
+    ///   - kernel: what both machines boot
+    ///   - programs: files to take with the shared libraries that they need, for `/bin`
+    ///   - files: further files or folders, taken where they are
+    public static func initramfs(
+        kernel: DebianKernel, programs: [String], files: [String]
+    ) throws(ImageError) -> [UInt8] {
+        var archive = try EarlyUserSpace.archive(modules: modules, root: kernel.root)
+        archive.addFile("init", text: initScript, mode: 0o755)
+        archive.addFile("guest/vmlinuz", contents: try read(kernel.image))
+        archive.addFile("guest/initrd", contents: try SelfCheckImage.initramfs(for: kernel))
+        var taken: Set<String> = []
+        for program in programs {
+            let name = String(program.split(separator: "/").last ?? "")
+            archive.addFile("bin/" + name, contents: try read(program), mode: 0o755)
+            for library in try libraries(of: program) where taken.insert(library.name).inserted {
+                archive.addFile(library.place, contents: try read(library.path), mode: 0o755)
+            }
+        }
+        for file in files { try add(file, to: &archive) }
+        return archive.serialized()
+    }
+
+    private static func read(_ path: String) throws(ImageError) -> [UInt8] {
+        guard let data = FileManager.default.contents(atPath: path) else {
+            throw ImageError(.fileSystem, "cannot read \(path)")
+        }
+        return Array(data)
+    }
+
+    private static func add(_ path: String, to archive: inout CPIOArchive) throws(ImageError) {
+        let resolved = URL(fileURLWithPath: path).resolvingSymlinksInPath().path
+        guard let kind = (try? FileManager.default.attributesOfItem(atPath: resolved))?[.type] as? FileAttributeType else {
+            return
+        }
+        if kind != .typeDirectory { return archive.addFile(path, contents: try read(path)) }
+        for name in ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []).sorted() {
+            try add(path + "/" + name, to: &archive)
+        }
+    }
+
+    /// The shared libraries that a program needs, as the dynamic linker says: all go to `/lib`, the linker to its place.
+    private static func libraries(
+        of program: String
+    ) throws(ImageError) -> [(name: String, path: String, place: String)] {
+        let lines = String(decoding: try Tool.output("ldd", [program]), as: UTF8.self).split(separator: "\n")
+        return lines.compactMap { line in
+            guard let path = line.split(separator: " ").first(where: { $0.trimmingPrefix("\t").hasPrefix("/") }) else {
+                return nil
+            }
+            let full = String(path.trimmingPrefix("\t"))
+            let name = String(full.split(separator: "/").last ?? "")
+            return (name, full, name.hasPrefix("ld-linux") ? full : "lib/" + name)
+        }
+    }
+
+    static let initScript = #"""
+        #!/bin/sh
+        # Runs Roost on this machine's KVM; see NestedImage.swift.
+        export PATH=/bin LD_LIBRARY_PATH=/lib HOME=/tmp
+        mount -t proc proc /proc
+        mount -t sysfs sys /sys
+        mount -t devtmpfs dev /dev 2>/dev/null
+        mkdir -p /tmp /run /dev/shm
+        mount -t tmpfs -o size=90% tmp /tmp
+        mount -t tmpfs -o size=90% shm /dev/shm
+        echo 1 >/proc/sys/kernel/printk
+        ip link set lo up
+
+        word() { tr ' ' '\n' </proc/cmdline | sed -n "s/^nested\.$1=//p" | tail -n 1; }
+        while read module; do insmod /modules/$module.ko 2>/tmp/insmod; done </modules/order
+        uptime() { read up rest </proc/uptime; echo "$up"; }
+        say() { echo "NESTED $(uptime) $*"; }
+        say BEGIN "$(uname -r)" kvm "$(ls /dev/kvm 2>&1)"
+
+        guest() { # name, options: boots the guest
+            name=$1; shift
+            say "start $name"
+            roost run --kernel /guest/vmlinuz --initrd /guest/initrd --memory 256M --no-reboot --stats "$@" \
+                </dev/null 2>/tmp/$name.err
+            status=$?
+            sed "s/^/$name! /" /tmp/$name.err
+            say "$name status $status"
+        }
+        words=$(word guest | tr ',' ' ')
+
+        check() { # the whole self-check
+            truncate -s 64M /tmp/disk
+            guest check --engine kvm --disk /tmp/disk --net user --append "console=ttyS0 $words"
+            rm -f /tmp/disk
+        }
+        choose() { # what auto takes, here and without /dev/kvm
+            guest auto --engine auto --net none --append "console=ttyS0 quiet selfcheck.only=cpu"
+            mv /dev/kvm /dev/kvm.away
+            roost run --kernel /bin/busybox --net none >/dev/null 2>/tmp/none.err </dev/null
+            roost run --engine kvm --kernel /guest/vmlinuz --net none </dev/null 2>&1 | sed 's/^/absent! /'
+            roost run --kernel /guest/vmlinuz --net none --memory 8M </dev/null 2>&1 | sed 's/^/none! /'
+            mv /dev/kvm.away /dev/kvm
+        }
+        move() { # from engine to engine and back all the time
+            truncate -s 64M /tmp/disk
+            guest move --engine kvm --move-every 400 --disk /tmp/disk --net user \
+                --append "console=ttyS0 quiet selfcheck.skip=clock $words"
+            rm -f /tmp/disk
+        }
+        for job in $(word do | tr ',' ' '); do $job; done
+        say END
+        poweroff -f
+        """#
+}
