@@ -8,6 +8,14 @@ public protocol BusDevice: AnyObject, Sendable {
     func write(offset: UInt64, size: Int, value: UInt64)
 }
 
+/// A device some of whose writes only say that there is work: whoever serves them needs not be the vCPU's thread.
+public protocol NotifiedDevice: BusDevice {
+    /// Where such writes go, from the start of the device's range.
+    var notificationOffsets: [UInt64] { get }
+    /// Does what a write there does; the value doesn't matter.
+    func notify(offset: UInt64)
+}
+
 /// A map from address ranges to devices; one for ports, one for memory-mapped I/O. Ranges can move (PCI BARs).
 public final class Bus: @unchecked Sendable {
     // SAFETY of @unchecked: `ranges` is replaced whole under `lock`; readers take the lock too (a few nanoseconds).
@@ -15,6 +23,9 @@ public final class Bus: @unchecked Sendable {
 
     /// An empty bus.
     public init() {}
+
+    /// Has `observer` told of each device that comes (true) or goes (false), and of those that are there; nil ends that.
+    public func observe(_ observer: (@Sendable (any BusDevice, UInt64, Bool) -> Void)?) { state.observe(observer) }
 
     /// Attaches a device; false if the range is empty, wraps or overlaps another.
     @discardableResult

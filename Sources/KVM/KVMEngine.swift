@@ -38,6 +38,10 @@ public final class KVMEngine: @unchecked Sendable {
     private var waiting = Waiting.nothing
     /// An exit has been taken from the kernel and not yet been told of.
     private var hasExit = false
+    /// An external interrupt that the kernel couldn't take yet.
+    private var held: UInt8?
+    /// An external interrupt was given to the kernel, and no exit has shown yet that the guest has it.
+    private var isUnsettled = false
     /// Times that KVM_RUN returned.
     public private(set) var exits: UInt64 = 0
     /// Writes that came collected with another exit.
@@ -96,6 +100,9 @@ public final class KVMEngine: @unchecked Sendable {
         try asking("set CPUID") { () throws(HostError) in try descriptor.control(roost_kvm_set_cpuid, list) }
     }
 
+    /// Whether writes wait in the ring that no exit has brought yet; from any thread, and so a moment old.
+    public var hasCollectedWrites: Bool { collected.map { $0.pointee.first != roost_ring_last($0) } ?? false }
+
     // MARK: Running
 
     /// Makes the running or next `run` return `.interrupted`; from any thread.
@@ -111,12 +118,28 @@ public final class KVMEngine: @unchecked Sendable {
     }
 
     /// Whether an external interrupt from the 8259 can be injected now.
-    public var canTakeInterrupt: Bool { run_.pointee.ready_for_interrupt_injection != 0 && isBetweenInstructions }
+    public var canTakeInterrupt: Bool {
+        run_.pointee.ready_for_interrupt_injection != 0 && isBetweenInstructions && !isUnsettled
+    }
+
+    /// Whether no external interrupt is on its way where `storeState` can't see it; the next exit settles that.
+    public var isSettled: Bool { !isUnsettled }
 
     /// Injects an external interrupt, only when `canTakeInterrupt`.
     public func inject(vector: UInt8) -> Bool {
+        held = vector
+        isUnsettled = true
+        return deliverHeld()
+    }
+
+    /// The kernel has room for one: with the one before still on its way, this one waits for the next run.
+    private func deliverHeld() -> Bool {
+        guard let vector = held else { return true }
         var request = kvm_interrupt(irq: UInt32(vector))
-        return descriptor.controlOrErrno(roost_kvm_interrupt, &request) >= 0
+        let result = descriptor.controlOrErrno(roost_kvm_interrupt, &request)
+        if result == -HostErrorNumber.exists { return true }
+        held = nil
+        return result >= 0
     }
 
     /// Runs until something outside the CPU is needed.
@@ -131,6 +154,7 @@ public final class KVMEngine: @unchecked Sendable {
             state.pointee.pending_nmi = 0
             _ = descriptor.controlOrErrno(UInt64(ROOST_KVM_NMI.rawValue))
         }
+        if held != nil && !deliverHeld() { return .internalError("KVM refused an interrupt") }
         run_.pointee.request_interrupt_window = state.pointee.interrupt_window
         thread.enter()
         let result = descriptor.controlOrErrno(UInt64(ROOST_KVM_RUN.rawValue))
@@ -141,6 +165,8 @@ public final class KVMEngine: @unchecked Sendable {
                 return .internalError(refusal(-result))
             }
             run_.pointee.exit_reason = UInt32(KVM_EXIT_INTR)
+        } else if held == nil {
+            isUnsettled = false
         }
         hasExit = true
         return nextExit()

@@ -36,6 +36,25 @@ public enum KVMProbe {
         ["kvm_intel", "kvm_amd", "kvm_pvm"].first { FileDescriptor.exists("/sys/module/\($0)") }
     }
 
+    /// Which kind of KVM answers, in words.
+    public static var kind: String {
+        let words =
+            switch module {
+            case "kvm_intel": "Intel VT-x"
+            case "kvm_amd": "AMD-V"
+            case "kvm_pvm": "paravirtual (kvm_pvm)"
+            default: "of a kind that the kernel doesn't show"
+            }
+        return words + (runsUnderHypervisor ? ", nested" : "")
+    }
+
+    /// Whether this host is itself a guest.
+    public static var runsUnderHypervisor: Bool {
+        var (a, b, c, d): (UInt32, UInt32, UInt32, UInt32) = (0, 0, 0, 0)
+        roost_cpuid(1, 0, &a, &b, &c, &d)
+        return c >> 31 != 0
+    }
+
     private static var moduleWords: String { module.map { " (\($0))" } ?? "" }
 
     /// Nanoseconds that a loop takes in 64-bit kernel mode, the better of two tries.

@@ -17,14 +17,30 @@ package protocol Engine: AnyObject {
     var kicker: (@Sendable () -> Void)? { get }
     /// Whether no instruction waits for an answer in the engine itself.
     var isBetweenInstructions: Bool { get }
+    /// Whether nothing else is on its way inside the engine; its next exit settles that.
+    var isSettled: Bool { get }
     /// Takes over what the state block, the board and the clock hold, before the first run and after changes from outside.
     func takeOver(_ clock: KVMClock.Registers) throws
     /// Brings the state block and the board up to date, between instructions; the clock's registers are returned.
-    func giveBack(_ clock: KVMClock.Registers) throws -> KVMClock.Registers
+    func giveBack(_ clock: KVMClock.Registers) throws -> Handover
     /// Brings as much of the state block up to date as a report shows.
     func describe()
     /// What engines that were compared did not agree on.
     var difference: LockstepDifference? { get }
     /// Adds what only this engine counts.
     func report(to statistics: inout RunStatistics)
+}
+
+/// What goes from engine to engine beside the state block and the board.
+package struct Handover: Sendable, Equatable {
+    /// The paravirtual clock's registers.
+    package var clock: KVMClock.Registers
+    /// An interrupt that the 8259 has handed out and the guest hasn't got.
+    package var interrupt: UInt8?
+
+    /// Makes one of its parts.
+    package init(clock: KVMClock.Registers, interrupt: UInt8? = nil) {
+        self.clock = clock
+        self.interrupt = interrupt
+    }
 }

@@ -9,8 +9,9 @@ extension Engine {
     package var difference: LockstepDifference? { nil }
     package var kicker: (@Sendable () -> Void)? { nil }
     package var isBetweenInstructions: Bool { true }
+    package var isSettled: Bool { true }
     package func takeOver(_ clock: KVMClock.Registers) throws {}
-    package func giveBack(_ clock: KVMClock.Registers) throws -> KVMClock.Registers { clock }
+    package func giveBack(_ clock: KVMClock.Registers) throws -> Handover { Handover(clock: clock) }
     package func describe() {}
 }
 
@@ -89,7 +90,8 @@ extension Processor {
     /// Stops the engine that runs, and has another go on from the same state. Between instructions, on the vCPU's thread.
     func moveEngine(to kind: EngineKind) throws {
         guard let old = engine, let mover else { return }
-        clock.registers = try old.giveBack(clock.registers)
+        let handover = try old.giveBack(clock.registers)
+        clock.registers = handover.clock
         old.report(to: &statistics)
         direct?.stop()
         direct = nil
@@ -97,6 +99,9 @@ extension Processor {
         let new = try mover(kind)
         try new.takeOver(clock.registers)
         replaceEngine(new)
+        if let vector = handover.interrupt, !new.inject(vector: vector) {
+            throw MachineError(.hypervisor, "an interrupt could not be delivered")
+        }
         // The clocks are to be told of the counter at once.
         lastOffset = ~lastOffset
         statistics.moves += 1

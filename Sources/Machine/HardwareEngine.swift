@@ -6,6 +6,7 @@ internal import DeviceModel
 internal import Devices
 internal import GuestMemory
 internal import KVM
+internal import Synchronization
 
 /// One vCPU under KVM, with its part of the board.
 final class HardwareEngine: Engine {
@@ -13,6 +14,9 @@ final class HardwareEngine: Engine {
     private let cpu: VirtualCPU
     private let board: Board
     private let door: any Door
+    private var kicks: QueueKicks?
+    /// The serial port's output is collected until the next exit; this looks after it where there is none.
+    private var collector: OutputCollector?
 
     /// Makes the guest and its vCPU. Nothing of the board changes before `takeOver`.
     init(
@@ -31,6 +35,7 @@ final class HardwareEngine: Engine {
     func inject(vector: UInt8) -> Bool { kvm.inject(vector: vector) }
     var kicker: (@Sendable () -> Void)? { { [kvm] in kvm.kick() } }
     var isBetweenInstructions: Bool { kvm.isBetweenInstructions }
+    var isSettled: Bool { kvm.isSettled }
 
     func report(to statistics: inout RunStatistics) {
         statistics.hypervisorExits += kvm.exits
@@ -54,9 +59,15 @@ final class HardwareEngine: Engine {
             route: { pin, message in
                 machine.route(pin: pin, message.map { KVMMachine.Message(address: $0.words.address, data: $0.words.data) })
             })
+        if kicks == nil { kicks = try QueueKicks(machine: machine, bus: board.mmio) }
+        if collector == nil { collector = OutputCollector(kvm, board.serial, door) }
     }
 
-    func giveBack(_ clock: KVMClock.Registers) throws -> KVMClock.Registers {
+    func giveBack(_ clock: KVMClock.Registers) throws -> Handover {
+        kicks?.stop()
+        kicks = nil
+        collector?.stop()
+        collector = nil
         board.apics.host = nil
         // Interrupts that devices send from here on wait in the lent registers' place; they are put together below.
         let event = try kvm.storeState()
@@ -65,10 +76,60 @@ final class HardwareEngine: Engine {
         let base = unsafe cpu.state.pointee.apic_base
         board.localAPIC.takeBack(
             LocalAPICPage(registers: apic.registers, base: base, deadline: apic.deadline), undelivered: event?.vector)
-        return KVMClock.Registers(
+        let registers = KVMClock.Registers(
             wallClock: kvm.readRegister(0x4B56_4D00) ?? clock.wallClock,
             systemTime: kvm.readRegister(0x4B56_4D01) ?? clock.systemTime)
+        // What the local APIC had handed out is requested anew there; what the 8259 had, can't be.
+        let external = event.map(\.vector).flatMap { vector in
+            apic.registers[0x10 + Int(vector >> 5)] & 1 << UInt32(vector & 31) == 0 ? vector : nil
+        }
+        return Handover(clock: registers, interrupt: external)
     }
 
     func describe() { kvm.storeForReport() }
+
+    deinit {
+        kicks?.stop()
+        collector?.stop()
+    }
+}
+
+/// Saves an exit for each character that a polling driver writes: the kernel collects them until the next exit, which is
+/// that driver's next look at the line status. A driver that waits for interrupts gets none before its byte is out: for
+/// it, collecting ends. And for a guest that does neither, someone looks ten times a second.
+private final class OutputCollector: Sendable {
+    private static let port: UInt16 = 0x3F8
+    private static let interval: UInt64 = 100_000_000
+
+    private let kvm: KVMEngine
+    private let serial: Serial16550A
+    private let timer = Mutex<(any DoorTimer)?>(nil)
+
+    init(_ kvm: KVMEngine, _ serial: Serial16550A, _ door: any Door) {
+        self.kvm = kvm
+        self.serial = serial
+        guard serial.onTransmitterInterrupts({ [weak self] in self?.end() }) else { return }
+        kvm.machine.collectWrites(toPort: Self.port, isOn: true)
+        let timer = door.makeTimer { [weak self] in self?.look(door) }
+        self.timer.withLock { $0 = timer }
+        timer.arm(at: door.now &+ Self.interval)
+    }
+
+    private func look(_ door: any Door) {
+        if kvm.hasCollectedWrites { kvm.kick() }
+        timer.withLock { $0?.arm(at: door.now &+ Self.interval) }
+    }
+
+    private func end() {
+        kvm.machine.collectWrites(toPort: Self.port, isOn: false)
+        timer.withLock { timer in
+            timer?.disarm()
+            timer = nil
+        }
+    }
+
+    func stop() {
+        _ = serial.onTransmitterInterrupts(nil)
+        end()
+    }
 }

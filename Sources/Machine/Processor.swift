@@ -229,6 +229,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
             kick(ROOST_ATTENTION_KICK)
             return nil
         }
+        guard engine.isSettled else { return nil }
         guard let kind = wishes.withLock({ wishes in
             defer { wishes.engine = nil }
             return wishes.engine

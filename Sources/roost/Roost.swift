@@ -8,7 +8,7 @@ internal import Machine
 struct Roost: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Virtual machines for x86-64 Linux hosts.", version: "roost 0.1",
-        subcommands: [RunCommand.self, ImageCommand.self])
+        subcommands: [RunCommand.self, ImageCommand.self, DoctorCommand.self])
 
     static func main() {
         do {

@@ -43,6 +43,10 @@ public final class Serial16550A: BusDevice, Saveable {
         var level = false
         var isFull = false
         var drained: (@Sendable () -> Void)?
+        var transmitterWatch: (@Sendable () -> Void)?
+
+        /// The guest waits for interrupts of the transmitter.
+        var waitsForTransmitter: Bool { state.interruptEnable & 2 != 0 && state.modemControl & 0x18 == 0x08 }
     }
 
     private let contents = Mutex(Contents())
@@ -64,6 +68,16 @@ public final class Serial16550A: BusDevice, Saveable {
 
     /// Sets what is called, with no lock held, when the guest has read all after there was no room left.
     public func onInputDrained(_ body: @escaping @Sendable () -> Void) { contents.withLock { $0.drained = body } }
+
+    /// Has `body` called, once, when the guest begins to wait for interrupts of the transmitter: from then on each byte must
+    /// arrive when it is written. False, and nothing is called, if it does already.
+    public func onTransmitterInterrupts(_ body: (@Sendable () -> Void)?) -> Bool {
+        contents.withLock { contents in
+            if contents.waitsForTransmitter { return false }
+            contents.transmitterWatch = body
+            return true
+        }
+    }
 
     /// Brings bytes from the host (admitted through the door by the caller); returns how many were taken.
     @discardableResult
@@ -94,8 +108,10 @@ public final class Serial16550A: BusDevice, Saveable {
 
     @discardableResult
     private func update<R: Sendable>(_ body: (inout Contents) -> R) -> R {
-        let (result, drained) = contents.withLock { contents in
+        let (result, drained, watch) = contents.withLock { contents in
             let result = body(&contents)
+            var watch: (@Sendable () -> Void)?
+            if contents.waitsForTransmitter { swap(&watch, &contents.transmitterWatch) }
             let level = contents.state.cause != nil && contents.state.modemControl & 0x18 == 0x08
             if level != contents.level {
                 contents.level = level
@@ -106,9 +122,10 @@ public final class Serial16550A: BusDevice, Saveable {
                 contents.isFull = false
                 drained = contents.drained
             }
-            return (result, drained)
+            return (result, drained, watch)
         }
         drained?()
+        watch?()
         return result
     }
 

@@ -198,6 +198,9 @@ public final class VirtioPCI: PCIDevice {
         }
     }
 
+    /// Number of queues.
+    var queueCount: Int { queues.count }
+
     // MARK: Reset
 
     /// Resets device and queues as writing 0 to the status register does.
@@ -369,7 +372,7 @@ extension VirtioPCI.Control {
 }
 
 /// The base address register with the four structures.
-private final class VirtioWindow: BusDevice {
+private final class VirtioWindow: NotifiedDevice {
     private let owner = Mutex(WeakTransport())
 
     init(_ transport: VirtioPCI) { owner.withLock { $0.transport = transport } }
@@ -379,6 +382,13 @@ private final class VirtioWindow: BusDevice {
     func write(offset: UInt64, size: Int, value: UInt64) {
         owner.withLock { $0.transport }?.write(offset, size, value)
     }
+
+    var notificationOffsets: [UInt64] {
+        let count = owner.withLock { $0.transport }?.queueCount ?? 0
+        return (0..<UInt64(count)).map { 0x3000 + 4 * $0 }
+    }
+
+    func notify(offset: UInt64) { write(offset: offset, size: 2, value: 0) }
 }
 
 // MARK: Saved state
