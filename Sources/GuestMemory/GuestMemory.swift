@@ -8,6 +8,7 @@ public import HostOS
 
 internal import CHost
 internal import Glibc
+internal import Synchronization
 
 /// An access outside RAM and ROM, or a write to ROM by the loader's checked interface.
 public struct GuestMemoryError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -72,7 +73,7 @@ public final class GuestMemory: @unchecked Sendable {
     public static let pageSize: UInt64 = 4096
 
     let shared: SharedMemory
-    private var codeObserver: (@Sendable (UInt64) -> Void)?
+    private let codeObserver = Mutex<(@Sendable (UInt64) -> Void)?>(nil)
     /// Raised by every write of a device to a page that is `.directExecutable`.
     public let directChanges: UnsafeMutablePointer<UInt32>
     /// RAM and ROM, by address, not overlapping.
@@ -183,15 +184,16 @@ public final class GuestMemory: @unchecked Sendable {
             let old = roost_set_flags(pageFlags + Int(page), PageFlags.dirty.rawValue)
             if old & PageFlags.code.rawValue != 0 {
                 roost_increment(codeVersions + Int(page))
-                codeObserver?(page)
+                codeObserver.withLock { $0 }?(page)
             }
             if old & PageFlags.directExecutable.rawValue != 0 { roost_increment(directChanges) }
         }
     }
 
-    /// Has `observer` told of every page marked `.code` that is written from outside the CPU, on the thread that does it
-    /// (set-up only).
-    public func onCodeWritten(_ observer: @escaping @Sendable (UInt64) -> Void) { codeObserver = observer }
+    /// Has `observer` told of every page marked `.code` that is written from outside the CPU, on the thread that does it;
+    /// it replaces the one before.
+    public func onCodeWritten(_ observer: (@Sendable (UInt64) -> Void)?) { codeObserver.withLock { $0 = observer } }
+
     /// The memfd behind RAM: guest-physical addresses below `holeStart`, then those from `highStart` on.
     public var descriptor: Int32 { shared.descriptor }
 

@@ -2,6 +2,7 @@
 package import CPU
 internal import DeviceModel
 internal import Devices
+internal import GuestMemory
 internal import HostOS
 internal import KVM
 
@@ -41,6 +42,7 @@ extension Translator: Engine {
 extension Processor {
     /// Sets the processor model and connects the memory, once.
     func prepare(_ choice: EngineChoice) {
+        kind = choice.kind
         cpu.model = choice.model
         cpu.attach(memory: memory)
         cpu.seedRandom(door.randomBytes(16))
@@ -89,13 +91,15 @@ extension Processor {
 
     /// Stops the engine that runs, and has another go on from the same state. Between instructions, on the vCPU's thread.
     func moveEngine(to kind: EngineKind) throws {
-        guard let old = engine, let mover else { return }
+        guard let old = engine, let mover, kind != self.kind else { return }
+        self.kind = kind
         let handover = try old.giveBack(clock.registers)
         clock.registers = handover.clock
         old.report(to: &statistics)
         direct?.stop()
         direct = nil
         replaceEngine(nil)
+        memory.onCodeWritten(nil)
         let new = try mover(kind)
         try new.takeOver(clock.registers)
         replaceEngine(new)

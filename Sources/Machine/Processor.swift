@@ -29,6 +29,8 @@ package final class Processor: PowerControl, @unchecked Sendable {
     private let ordered: VirtualDoor?
     private var traced: (instructions: UInt64, rip: UInt64) = (.max, .max)
     var engine: (any Engine)?
+    /// Which one that is.
+    var kind = EngineKind.auto
     var board: Board?
     var clock: KVMClock
     /// Makes `engine.run` return, for other threads.

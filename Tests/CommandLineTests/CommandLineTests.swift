@@ -8,6 +8,9 @@ struct RoostRun {
     var output: String
     var error: String
     var status: Int32
+    /// Why `--engine auto` took the translator, if it said so.
+    var choice: String?
+    private static let choicePrefix = "roost: the translator runs this machine: "
 
     /// Runs the executable that stands beside the test bundle.
     init(_ arguments: [String], input: Data? = nil) throws {
@@ -37,7 +40,11 @@ struct RoostRun {
         if process.isRunning { kill(process.processIdentifier, SIGKILL) }
         process.waitUntilExit()
         output = String(decoding: try Data(contentsOf: out), as: UTF8.self)
-        error = String(decoding: try Data(contentsOf: err), as: UTF8.self)
+        let complaints = String(decoding: try Data(contentsOf: err), as: UTF8.self)
+        // Why `--engine auto` took the translator is the host's affair; its own tests ask for it.
+        choice = complaints.split(separator: "\n").map(String.init).first { $0.hasPrefix(Self.choicePrefix) }
+        error = complaints.split(separator: "\n", omittingEmptySubsequences: false)
+            .filter { !$0.hasPrefix(Self.choicePrefix) }.joined(separator: "\n")
         status = process.terminationReason == .exit ? process.terminationStatus : -process.terminationStatus
     }
 }

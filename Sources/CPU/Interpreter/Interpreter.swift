@@ -21,7 +21,8 @@ public final class Interpreter {
     }
 
     deinit {
-        v.s.pointee.blocks = nil
+        // Another engine may have taken its place.
+        if v.s.pointee.blocks == UnsafeMutableRawPointer(cache) { v.s.pointee.blocks = nil }
         cache.pointee.deallocate()
         cache.deallocate()
     }

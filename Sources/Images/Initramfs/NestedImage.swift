@@ -89,12 +89,20 @@ public enum NestedImage {
         say() { echo "NESTED $(uptime) $*"; }
         say BEGIN "$(uname -r)" kvm "$(ls /dev/kvm 2>&1)"
 
+        stuck() { # what each thread waits for
+            for task in /proc/$(pidof roost)/task/*; do
+                echo "stuck: $(cat $task/comm) $(sed -n 's/^State:.//p' $task/status) $(cat $task/wchan) $(cat $task/syscall)"
+                sed 's/^/stuck:   /' $task/stack
+            done
+        }
         guest() { # name, options: boots the guest
             name=$1; shift
             say "start $name"
+            { sleep 75; stuck; } & watch=$!
             roost run --kernel /guest/vmlinuz --initrd /guest/initrd --memory 256M --no-reboot --stats "$@" \
                 </dev/null 2>/tmp/$name.err
             status=$?
+            kill $watch
             sed "s/^/$name! /" /tmp/$name.err
             say "$name status $status"
         }
@@ -102,13 +110,12 @@ public enum NestedImage {
 
         check() { # the whole self-check
             truncate -s 64M /tmp/disk
-            guest check --engine kvm --disk /tmp/disk --net user --append "console=ttyS0 $words"
+            guest check --engine auto --disk /tmp/disk --net user \
+                --append "console=ttyS0 quiet selfcheck.now=$(date +%s) $words"
             rm -f /tmp/disk
         }
-        choose() { # what auto takes, here and without /dev/kvm
-            guest auto --engine auto --net none --append "console=ttyS0 quiet selfcheck.only=cpu"
+        choose() { # without /dev/kvm; the small memory ends each at once
             mv /dev/kvm /dev/kvm.away
-            roost run --kernel /bin/busybox --net none >/dev/null 2>/tmp/none.err </dev/null
             roost run --engine kvm --kernel /guest/vmlinuz --net none </dev/null 2>&1 | sed 's/^/absent! /'
             roost run --kernel /guest/vmlinuz --net none --memory 8M </dev/null 2>&1 | sed 's/^/none! /'
             mv /dev/kvm.away /dev/kvm
@@ -118,6 +125,36 @@ public enum NestedImage {
             guest move --engine kvm --move-every 400 --disk /tmp/disk --net user \
                 --append "console=ttyS0 quiet selfcheck.skip=clock $words"
             rm -f /tmp/disk
+        }
+        begin() { # name, words of the inner kernel, command: seconds to user space, then the memory beside the guest's
+            name=$1 append=$2; shift 2
+            rm -f /tmp/begun
+            start=$(uptime)
+            "$@" -append "$append" </dev/null >/tmp/$name 2>/tmp/$name.err & process=$!
+            while ! grep -q "SELFCHECK BEGIN" /tmp/$name && [ -d /proc/$process ]; do usleep 10000; done
+            say "$name userspace $(echo "$(uptime) $start" | awk '{ print $1 - $2 }')"
+            sleep 1
+            # Anonymous memory outside the guest's: pages of files that nobody changed are shared with other machines.
+            awk '/^[0-9a-f]+-/ { size = 0; guest = /guest-ram/ } /^Size:/ { size = $2 } /^Anonymous:/ {
+                if (!guest && size < 250000) sum += $2 } END { print sum }' /proc/$process/smaps >/tmp/memory
+            say "$name memory $(cat /tmp/memory) KiB"
+            kill -9 $process
+            wait $process
+        }
+        roost_boot() { exec roost run --engine kvm --kernel /guest/vmlinuz --initrd /guest/initrd --memory 256M --net none \
+            --no-reboot --stats "-$1" "$2"; }
+        bench() { # Roost and QEMU's microvm beside each other
+            machine="qemu-system-x86_64 -accel kvm -M microvm -cpu host -m 256 -nodefaults -no-user-config -nographic"
+            machine="$machine -no-reboot -serial stdio -kernel /guest/vmlinuz -initrd /guest/initrd"
+            append="console=ttyS0 quiet selfcheck.only=none"
+            for round in 1 2 3; do
+                begin roost "$append selfcheck.end=sleep" roost_boot
+                begin qemu "$append selfcheck.end=sleep" $machine
+            done
+            say "start exits"
+            roost_boot -append "$append" </dev/null 2>&1 >/dev/null | sed -n 's/^hypervisor *exits \([0-9]*\).*/roost exits \1/p'
+            $machine -append "$append" -trace kvm_run_exit -D /tmp/trace </dev/null >/dev/null 2>/tmp/qemu.err
+            echo "qemu exits $(grep -c kvm_run_exit /tmp/trace)"
         }
         for job in $(word do | tr ',' ' '); do $job; done
         say END
