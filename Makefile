@@ -14,7 +14,7 @@ BENCH_OPTIONS ?=
 GUEST_PROGRAMS := gcc,libc6-dev,openssl,perl,python3,libpython3.11-testsuite,sqlite3,gdb
 SOURCES := Sources Tests Package.swift
 
-.PHONY: help all setup setup-bench kernels build run test bench repeat docs format lint fuzz clean
+.PHONY: help all setup setup-bench kernels build run test test-kvm bench bench-kvm repeat docs format lint fuzz clean
 
 help: ## Lists the targets.
 	@echo "Roost: virtual machines for x86-64 Linux hosts. Targets:"
@@ -40,6 +40,12 @@ test: setup kernels ## Runs every test, optimized.
 	@$(ROOST) image build debian --if-missing --output $(CACHE)/images/debian
 	@$(ROOST) image build debian --if-missing --output $(CACHE)/images/debian-programs --include $(GUEST_PROGRAMS)
 	$(SWIFT) test -c release --skip-build
+
+test-kvm: setup kernels build ## Tests the hardware engine in a machine with nested virtualization, without hardware.
+	@scripts/test-kvm
+
+bench-kvm: setup kernels build ## Boots the same kernel by Roost and QEMU's microvm, both on nested KVM, and compares.
+	@scripts/bench-kvm
 
 setup-bench: setup ## Installs what the benchmarks need besides: QEMU, gcc, static libraries (idempotent).
 	@scripts/setup bench

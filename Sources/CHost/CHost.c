@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "CHost.h"
 #include <fcntl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -9,6 +10,9 @@
 int roost_memfd_create(const char *name) { return memfd_create(name, MFD_CLOEXEC); }
 // A second mapping of a shared anonymous one (mremap(2) with an old size of zero).
 void *roost_map_again(void *mapping, size_t size) { return mremap(mapping, 0, size, MREMAP_MAYMOVE); }
+// Large blocks come from mmap and go back when they are freed, however large those before were (mallopt(3)).
+void roost_keep_heap_small(void) { mallopt(M_MMAP_THRESHOLD, 256 * 1024); }
+void roost_trim_heap(void) { malloc_trim(0); }
 int64_t roost_random(void *buffer, size_t size) { return getrandom(buffer, size, 0); }
 
 // Names the calling thread, and gives its signal handlers a stack of their own: they restore the terminal after an overflow.

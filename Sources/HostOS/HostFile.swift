@@ -48,6 +48,12 @@ public enum HostRandom {
 
 /// The host's memory.
 public enum HostMemory {
+    /// Has large blocks given back to the host when they are freed: before files as large as kernels are read.
+    public static func keepHeapSmall() { roost_keep_heap_small() }
+
+    /// Gives back what the heap holds and doesn't use.
+    public static func trimHeap() { roost_trim_heap() }
+
     /// Bytes of RAM that the host has.
     public static var total: UInt64 {
         UInt64(max(0, sysconf(Int32(_SC_PHYS_PAGES)))) * UInt64(max(0, sysconf(Int32(_SC_PAGESIZE))))

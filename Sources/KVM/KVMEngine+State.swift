@@ -147,6 +147,7 @@ extension KVMEngine {
         s.pointee.pending_nmi = 0
         try set(roost_kvm_set_events, &events, "events")
         var state = kvm_mp_state(mp_state: s.pointee.halted != 0 ? 3 : 0)
+        s.pointee.halted = 0
         try set(roost_kvm_set_mp_state, &state, "halt state")
     }
 

@@ -11,6 +11,7 @@ extension Engine {
     package var kicker: (@Sendable () -> Void)? { nil }
     package var isBetweenInstructions: Bool { true }
     package var isSettled: Bool { true }
+    package var waitsByItself: Bool { false }
     package func takeOver(_ clock: KVMClock.Registers) throws {}
     package func giveBack(_ clock: KVMClock.Registers) throws -> Handover { Handover(clock: clock) }
     package func describe() {}

@@ -36,6 +36,7 @@ final class HardwareEngine: Engine {
     var kicker: (@Sendable () -> Void)? { { [kvm] in kvm.kick() } }
     var isBetweenInstructions: Bool { kvm.isBetweenInstructions }
     var isSettled: Bool { kvm.isSettled }
+    var waitsByItself: Bool { true }
 
     func report(to statistics: inout RunStatistics) {
         statistics.hypervisorExits += kvm.exits

@@ -23,6 +23,7 @@ public final class Machine: Sendable {
     public init(_ configuration: MachineConfiguration) throws(MachineError) {
         self.configuration = configuration
         Terminal.prepareStandardStreams()
+        HostMemory.keepHeapSmall()
         try Self.check(configuration)
         do {
             memory = try GuestMemory(size: configuration.memory)
@@ -62,6 +63,7 @@ public final class Machine: Sendable {
         }
         processor.start(entry)
         try processor.begin()
+        HostMemory.trimHeap()
     }
 
     private static func check(_ configuration: MachineConfiguration) throws(MachineError) {

@@ -139,9 +139,11 @@ package final class Processor: PowerControl, @unchecked Sendable {
             ordered?.fireDue()
             if let outcome = takeWishes() { return outcome }
             if let outcome = moveIfWanted() { return outcome }
-            if let moved = self.engine, moved !== engine {
-                engine = moved
-                if unsafe state.pointee.halted != 0 { waitForInterrupt(apic) }
+            if let moved = self.engine, moved !== engine { engine = moved }
+            // It came halted, or a move that was none woke it. An engine with the local APIC in it waits by itself.
+            if unsafe state.pointee.halted != 0 && !engine.waitsByItself {
+                waitForInterrupt(apic)
+                if !isMoveWanted { unsafe state.pointee.halted = 0 }
                 continue
             }
             if apic.hasDeliverableInterrupt {
@@ -182,10 +184,9 @@ package final class Processor: PowerControl, @unchecked Sendable {
             case .writeMSR(let number, let value): writeMSR(number, value, engine, apic)
             case .taskPriorityWrite: unsafe apic.taskPriority = UInt8(truncatingIfNeeded: state.pointee.cr8 & 15)
             case .halt:
-                unsafe state.pointee.halted = 1
                 waitForInterrupt(apic)
                 // Woken to go on elsewhere, it is still halted.
-                if !isMoveWanted { unsafe state.pointee.halted = 0 }
+                if isMoveWanted { unsafe state.pointee.halted = 1 }
             case .endOfInterrupt(let vector): board.apics.endOfInterrupt(vector: vector)
             case .interrupted, .interruptWindow: break
             case .shutdown:

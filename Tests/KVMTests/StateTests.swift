@@ -37,7 +37,7 @@ struct StateTests {
         (s.pointee.star, s.pointee.lstar, s.pointee.pat, s.pointee.cr2, s.pointee.cr3) = (0, 0, 0, 0, 0)
         #expect(try rig.engine.storeState() == nil)
         var after = rig.cpu.saveState()
-        #expect(after.timeStamp >= before.timeStamp && after.timeStamp - before.timeStamp < 100_000_000_000)
+        #expect(after.timeStamp >= before.timeStamp && after.timeStamp - before.timeStamp < 100_000_000_000, "\(before.timeStamp) \(after.timeStamp)")
         after.timeStamp = before.timeStamp
         // The processor sets the busy bit of TR and bit 4 of CR0 by itself.
         #expect(after.general == before.general)

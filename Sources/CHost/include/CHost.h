@@ -29,6 +29,8 @@ static inline uint8_t roost_set_flags(uint8_t *flags, uint8_t bits) {
 }
 int roost_memfd_create(const char *name);
 void *roost_map_again(void *mapping, size_t size);
+void roost_keep_heap_small(void);
+void roost_trim_heap(void);
 int64_t roost_random(void *buffer, size_t size);   // getrandom(2)
 
 // Raw terminal mode, restored at exit, at signals that end the process, and after a stop; false if not a terminal of ours.

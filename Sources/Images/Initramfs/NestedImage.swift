@@ -90,6 +90,7 @@ public enum NestedImage {
         say BEGIN "$(uname -r)" kvm "$(ls /dev/kvm 2>&1)"
 
         stuck() { # what each thread waits for
+            grep -h -A 9 clockid /proc/$(pidof roost)/fdinfo/* | sed "s/^/stuck: $(uptime) timer /"
             for task in /proc/$(pidof roost)/task/*; do
                 echo "stuck: $(cat $task/comm) $(sed -n 's/^State:.//p' $task/status) $(cat $task/wchan) $(cat $task/syscall)"
                 sed 's/^/stuck:   /' $task/stack
@@ -138,6 +139,7 @@ public enum NestedImage {
             awk '/^[0-9a-f]+-/ { size = 0; guest = /guest-ram/ } /^Size:/ { size = $2 } /^Anonymous:/ {
                 if (!guest && size < 250000) sum += $2 } END { print sum }' /proc/$process/smaps >/tmp/memory
             say "$name memory $(cat /tmp/memory) KiB"
+            [ -d /proc/$process ] || sed "s/^/$name! /" /tmp/$name.err
             kill -9 $process
             wait $process
         }
