@@ -58,7 +58,8 @@ let package = Package(
         .target(
             name: "Machine",
             dependencies: [
-                "CHost", "HostOS", "GuestMemory", "DeviceModel", "CPU", "KVM", "Devices", "Storage", "Network", "CZydis",
+                "CHost", "HostOS", "GuestMemory", "DeviceModel", "CPU", "KVM", "Devices", "Storage", "Network",
+                "CZydis",
                 .product(name: "Logging", package: "swift-log"),
             ]),
         .testTarget(

@@ -96,11 +96,12 @@ extension KVMEngine {
     /// Registers that stand in the state block, by number.
     private static var registers: [(number: UInt32, place: WritableKeyPath<roost_vcpu, UInt64>)] {
         [
-        (0x174, \.sysenter_cs), (0x175, \.sysenter_esp), (0x176, \.sysenter_eip), (0x1A0, \.misc_enable),
-        (0x277, \.pat), (0x2FF, \.mtrr_default), (0xDA0, \.xss), (0xC000_0081, \.star), (0xC000_0082, \.lstar),
-        (0xC000_0083, \.cstar), (0xC000_0084, \.sfmask), (0xC000_0102, \.kernel_gs_base),
-        (0xC000_0103, \.tsc_aux),
-    ] }
+            (0x174, \.sysenter_cs), (0x175, \.sysenter_esp), (0x176, \.sysenter_eip), (0x1A0, \.misc_enable),
+            (0x277, \.pat), (0x2FF, \.mtrr_default), (0xDA0, \.xss), (0xC000_0081, \.star), (0xC000_0082, \.lstar),
+            (0xC000_0083, \.cstar), (0xC000_0084, \.sfmask), (0xC000_0102, \.kernel_gs_base),
+            (0xC000_0103, \.tsc_aux),
+        ]
+    }
 
     /// Fixed ranges of the MTRRs.
     private static let fixedRanges: [UInt32] = [
@@ -120,7 +121,9 @@ extension KVMEngine {
 
     func storeRegisters() throws(KVMError) {
         let s = cpu.state
-        for (number, place) in Self.registers { if let value = readRegister(number) { s.pointee[keyPath: place] = value } }
+        for (number, place) in Self.registers {
+            if let value = readRegister(number) { s.pointee[keyPath: place] = value }
+        }
         for (n, number) in Self.fixedRanges.enumerated() {
             if let value = readRegister(number) { roost_mtrr_fixed_at(s, n).pointee = value }
         }

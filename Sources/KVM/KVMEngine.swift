@@ -180,7 +180,8 @@ public final class KVMEngine: @unchecked Sendable {
             roost_ring_take(collected, (first &+ 1) % collectedCapacity)
             collectedWrites &+= 1
             waiting = .collected
-            let value = UInt64(entry.data.0) | UInt64(entry.data.1) << 8 | UInt64(entry.data.2) << 16
+            let value =
+                UInt64(entry.data.0) | UInt64(entry.data.1) << 8 | UInt64(entry.data.2) << 16
                 | UInt64(entry.data.3) << 24
             let size = Int(entry.len == 2 || entry.len == 4 ? entry.len : 1)
             let mask: UInt64 = (1 << UInt64(size * 8)) - 1
@@ -206,7 +207,8 @@ public final class KVMEngine: @unchecked Sendable {
             waiting = .memory
             let address = run_.pointee.mmio.phys_addr
             if run_.pointee.mmio.is_write == 0 { return .mmioRead(address: address, size: size) }
-            return .mmioWrite(address: address, size: size, value: memoryData & (size == 8 ? ~0 : (1 << UInt64(size * 8)) - 1))
+            return .mmioWrite(
+                address: address, size: size, value: memoryData & (size == 8 ? ~0 : (1 << UInt64(size * 8)) - 1))
         case KVM_EXIT_INTR:
             roost_kvm_immediate_exit(run_, 0)
             _ = roost_attention_take(state, ROOST_ATTENTION_KICK | ROOST_ATTENTION_INTERRUPT)
@@ -324,14 +326,18 @@ public final class KVMEngine: @unchecked Sendable {
         switch Int32(bitPattern: reason) {
         case KVM_EXIT_INTERNAL_ERROR:
             let error = run_.pointee.internal
-            let names = ["", "it can't emulate an instruction", "simultaneous exceptions", "a fault in event delivery",
-                "an exit that it doesn't expect"]
+            let names = [
+                "", "it can't emulate an instruction", "simultaneous exceptions", "a fault in event delivery",
+                "an exit that it doesn't expect",
+            ]
             let what = Int(error.suberror) < names.count ? names[Int(error.suberror)] : ""
             let words = [error.data.0, error.data.1, error.data.2, error.data.3].prefix(Int(min(error.ndata, 4)))
-            return "KVM gave up (internal error \(error.suberror)): \(what); data \(words.map(hex).joined(separator: " "))"
+            return
+                "KVM gave up (internal error \(error.suberror)): \(what); data \(words.map(hex).joined(separator: " "))"
         case KVM_EXIT_FAIL_ENTRY:
             let code = run_.pointee.fail_entry.hardware_entry_failure_reason
-            return "the processor refused to enter the guest: reason \(hex(code)) on processor \(run_.pointee.fail_entry.cpu)"
+            return
+                "the processor refused to enter the guest: reason \(hex(code)) on processor \(run_.pointee.fail_entry.cpu)"
         case KVM_EXIT_UNKNOWN:
             return "KVM doesn't know the processor's exit \(hex(run_.pointee.hw.hardware_exit_reason))"
         default: return "KVM stopped with exit \(reason), which Roost didn't ask for"

@@ -47,7 +47,8 @@ public final class KVMHost: Sendable {
         switch error.errno {
         case HostErrorNumber.notFound: return KVMError(.absent, "there is no \(path)")
         case HostErrorNumber.noDevice:
-            return KVMError(.absent, "\(path) has no driver behind it: the processor has no virtualization, or it is off")
+            return KVMError(
+                .absent, "\(path) has no driver behind it: the processor has no virtualization, or it is off")
         case HostErrorNumber.accessDenied:
             return KVMError(.forbidden, "\(path) is not for this user: join the group that owns it (usually kvm)")
         default: return KVMError(.refused, "\(path): \(error.reason)")

@@ -58,7 +58,8 @@ final class HardwareEngine: Engine {
                 return machine.signal(KVMMachine.Message(address: address, data: data))
             },
             route: { pin, message in
-                machine.route(pin: pin, message.map { KVMMachine.Message(address: $0.words.address, data: $0.words.data) })
+                machine.route(
+                    pin: pin, message.map { KVMMachine.Message(address: $0.words.address, data: $0.words.data) })
             })
         if kicks == nil { kicks = try QueueKicks(machine: machine, bus: board.mmio) }
         if collector == nil { collector = OutputCollector(kvm, board.serial, door) }

@@ -233,10 +233,12 @@ package final class Processor: PowerControl, @unchecked Sendable {
             return nil
         }
         guard engine.isSettled else { return nil }
-        guard let kind = wishes.withLock({ wishes in
-            defer { wishes.engine = nil }
-            return wishes.engine
-        }) else { return nil }
+        guard
+            let kind = wishes.withLock({ wishes in
+                defer { wishes.engine = nil }
+                return wishes.engine
+            })
+        else { return nil }
         do {
             try moveEngine(to: kind)
             return nil

@@ -71,8 +71,9 @@ struct PayloadTests {
         let rig = try interruptible(0x40)
         #expect(rig.machine.signal(KVMMachine.Message(address: 0xFEE0_0000, data: 0x40)))
         #expect(rig.run() == Payload.said(9))
-        let apic = try rig.engine.localAPIC()
-        #expect(apic.registers[0x12] == 1, "vector 0x40 is in service: \(apic)")
+        // A hypervisor that emulates keeps what is in service to itself.
+        guard KVMHost.processorHasVirtualization else { return }
+        #expect(try rig.engine.localAPIC().registers[0x12] == 1, "vector 0x40 is in service")
     }
 
     @Test("An interrupt of the 8259 is injected when the guest can take it")
@@ -94,6 +95,7 @@ struct PayloadTests {
         #expect(rig.run() == Payload.said(9))
         rig.engine.complete(0)
 
+        guard KVMHost.processorHasVirtualization else { return }
         // The same, level-triggered; a handler with access to the APIC's page ends it: long mode.
         // mov dword [0xfee000b0], 0; out 0x80 (3)
         let code: [UInt8] = [0xBB, 0xB0, 0, 0xE0, 0xFE, 0xC7, 0x03, 0, 0, 0, 0] + Payload.say(3) + Payload.spin

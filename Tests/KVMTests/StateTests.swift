@@ -14,7 +14,9 @@ struct StateTests {
         for n in 0..<16 where n != 4 { rig.cpu.vcpu.gpr[n] = 0x0101_0101_0101_0101 &* UInt64(n + 1) }
         rig.cpu.vcpu.rflags = 0x246
         let area = UnsafeMutableRawPointer(roost_xsave_area(s)!)
-        for n in 0..<32 { area.storeBytes(of: UInt64(n) &* 0x1234_5678_9ABC, toByteOffset: 160 + n * 8, as: UInt64.self) }
+        for n in 0..<32 {
+            area.storeBytes(of: UInt64(n) &* 0x1234_5678_9ABC, toByteOffset: 160 + n * 8, as: UInt64.self)
+        }
         area.storeBytes(of: 0x027F, toByteOffset: 0, as: UInt16.self)
         area.storeBytes(of: 0x1FA0, toByteOffset: 24, as: UInt32.self)
         if s.pointee.xcr0_allowed & 4 != 0 {
@@ -37,7 +39,10 @@ struct StateTests {
         (s.pointee.star, s.pointee.lstar, s.pointee.pat, s.pointee.cr2, s.pointee.cr3) = (0, 0, 0, 0, 0)
         #expect(try rig.engine.storeState() == nil)
         var after = rig.cpu.saveState()
-        #expect(after.timeStamp >= before.timeStamp && after.timeStamp - before.timeStamp < 100_000_000_000, "\(before.timeStamp) \(after.timeStamp)")
+        // A hypervisor without hardware beneath it may let the guest read the host's counter.
+        if KVMHost.processorHasVirtualization {
+            #expect(after.timeStamp >= before.timeStamp && after.timeStamp - before.timeStamp < 100_000_000_000)
+        }
         after.timeStamp = before.timeStamp
         // The processor sets the busy bit of TR and bit 4 of CR0 by itself.
         #expect(after.general == before.general)

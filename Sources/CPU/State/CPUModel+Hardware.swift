@@ -72,7 +72,9 @@ extension CPUModel {
         return rows.map { row in
             guard row.leaf == 0xD, row.subleaf == 0 else { return row }
             var row = row
-            let ends = rows.filter { $0.leaf == 0xD && ($0.subleaf ?? 0) >= 2 }.map { $0.registers[0] + $0.registers[1] }
+            let ends = rows.filter { $0.leaf == 0xD && ($0.subleaf ?? 0) >= 2 }.map {
+                $0.registers[0] + $0.registers[1]
+            }
             row.registers[2] = max(576, ends.max() ?? 0)
             return row
         }

@@ -118,7 +118,9 @@ public final class IOAPIC: BusDevice, Saveable {
         }
         let message = Self.message(entry)
         let taken = bus.deliver(message)
-        if isLevel, taken, message.mode == .fixed || message.mode == .lowestPriority { state.entries[pin] |= Self.remoteIRR }
+        if isLevel, taken, message.mode == .fixed || message.mode == .lowestPriority {
+            state.entries[pin] |= Self.remoteIRR
+        }
     }
 
     // MARK: Registers

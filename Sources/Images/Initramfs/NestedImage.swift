@@ -46,7 +46,8 @@ public enum NestedImage {
 
     private static func add(_ path: String, to archive: inout CPIOArchive) throws(ImageError) {
         let resolved = URL(fileURLWithPath: path).resolvingSymlinksInPath().path
-        guard let kind = (try? FileManager.default.attributesOfItem(atPath: resolved))?[.type] as? FileAttributeType else {
+        guard let kind = (try? FileManager.default.attributesOfItem(atPath: resolved))?[.type] as? FileAttributeType
+        else {
             return
         }
         if kind != .typeDirectory { return archive.addFile(path, contents: try read(path)) }
@@ -99,7 +100,7 @@ public enum NestedImage {
         guest() { # name, options: boots the guest
             name=$1; shift
             say "start $name"
-            { sleep 75; stuck; } & watch=$!
+            { sleep 120; stuck; } & watch=$!
             roost run --kernel /guest/vmlinuz --initrd /guest/initrd --memory 256M --no-reboot --stats "$@" \
                 </dev/null 2>/tmp/$name.err
             status=$?
@@ -129,7 +130,7 @@ public enum NestedImage {
         }
         begin() { # name, words of the inner kernel, command: seconds to user space, then the memory beside the guest's
             name=$1 append=$2; shift 2
-            rm -f /tmp/begun
+            rm -f /tmp/$name; touch /tmp/$name
             start=$(uptime)
             "$@" -append "$append" </dev/null >/tmp/$name 2>/tmp/$name.err & process=$!
             while ! grep -q "SELFCHECK BEGIN" /tmp/$name && [ -d /proc/$process ]; do usleep 10000; done
@@ -146,7 +147,7 @@ public enum NestedImage {
         roost_boot() { exec roost run --engine kvm --kernel /guest/vmlinuz --initrd /guest/initrd --memory 256M --net none \
             --no-reboot --stats "-$1" "$2"; }
         bench() { # Roost and QEMU's microvm beside each other
-            machine="qemu-system-x86_64 -accel kvm -M microvm -cpu host -m 256 -nodefaults -no-user-config -nographic"
+            machine="qemu-system-x86_64 -L /usr/share/qemu -accel kvm -M microvm -cpu host -m 256 -nodefaults -no-user-config -nographic"
             machine="$machine -no-reboot -serial stdio -kernel /guest/vmlinuz -initrd /guest/initrd"
             append="console=ttyS0 quiet selfcheck.only=none"
             for round in 1 2 3; do
@@ -154,8 +155,13 @@ public enum NestedImage {
                 begin qemu "$append selfcheck.end=sleep" $machine
             done
             say "start exits"
-            roost_boot -append "$append" </dev/null 2>&1 >/dev/null | sed -n 's/^hypervisor *exits \([0-9]*\).*/roost exits \1/p'
-            $machine -append "$append" -trace kvm_run_exit -D /tmp/trace </dev/null >/dev/null 2>/tmp/qemu.err
+            roost_boot -append "$append" </dev/null >/tmp/roost 2>/tmp/roost.err & wait $!
+            sed -n 's/^hypervisor *exits \([0-9]*\).*/roost exits \1/p' /tmp/roost.err
+            # The microvm may not power off: what it did until the guest was done counts.
+            rm -f /tmp/qemu; touch /tmp/qemu
+            $machine -append "$append" -trace kvm_run_exit -D /tmp/trace </dev/null >/tmp/qemu 2>/tmp/qemu.err & process=$!
+            while ! grep -q "SELFCHECK DONE" /tmp/qemu && [ -d /proc/$process ]; do usleep 10000; done
+            kill $process; wait $process
             echo "qemu exits $(grep -c kvm_run_exit /tmp/trace)"
         }
         for job in $(word do | tr ',' ' '); do $job; done

@@ -65,7 +65,8 @@ public struct HostReport: Sendable, Codable, Equatable {
         case .forbidden: return "sudo usermod -aG kvm $USER, then log in anew"
         case .absent where KVMHost.processorHasVirtualization:
             return "sudo modprobe kvm_amd || sudo modprobe kvm_intel; in a container: pass --device /dev/kvm"
-        case .absent: return "the translator does without; for KVM, switch virtualization on in the firmware or hypervisor"
+        case .absent:
+            return "the translator does without; for KVM, switch virtualization on in the firmware or hypervisor"
         case .unsuitable: return "a newer kernel (5.10 or later)"
         default: return "look at dmesg"
         }
@@ -107,7 +108,8 @@ public struct HostReport: Sendable, Codable, Equatable {
             return Item(name: "TAP", standing: .missing, detail: obstacle.description, remedy: "sudo chmod 666 \(path)")
         }
         return Item(
-            name: "TAP", standing: .good, detail: "\(path) can be opened; user-mode networking doesn't need it", remedy: nil)
+            name: "TAP", standing: .good, detail: "\(path) can be opened; user-mode networking doesn't need it",
+            remedy: nil)
     }
 
     private static func userNamespaces() -> Item {
