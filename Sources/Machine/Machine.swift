@@ -36,7 +36,6 @@ public final class Machine: Sendable {
             throw MachineError(.host, "\(error)")
         }
         let choice = try EngineChoice(configuration)
-        if let note = choice.note { Terminal.note("roost: \(note)") }
         processor = Processor(memory: memory, door: door, trace: configuration.trace)
         let ended: @Sendable () -> Void = { [processor] in processor.end() }
         do {
@@ -64,6 +63,7 @@ public final class Machine: Sendable {
         processor.start(entry)
         try processor.begin()
         HostMemory.trimHeap()
+        if let note = choice.note { Terminal.note("roost: \(note)") }
     }
 
     private static func check(_ configuration: MachineConfiguration) throws(MachineError) {

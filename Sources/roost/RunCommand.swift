@@ -17,7 +17,7 @@ struct RunCommand: ParsableCommand {
     @Argument(help: "An image by name or folder; see 'roost image list'.")
     var image: String?
 
-    @Option(help: "What runs the processor.")
+    @Option(help: "What runs the processor; auto takes KVM where it is there and good, else the translator.")
     var engine: EngineKind = .auto
 
     @Option(help: "Memory for translated code, at least 1M.")
