@@ -40,7 +40,9 @@ struct ConsoleTests {
         let deadline = Date().addingTimeInterval(30)
         let ending = try ChildProcess.run(
             "/bin/sh", ["-c", "cd '\(scratch.path)'; exec \(words) \(redirections)"],
-            environment: ProcessInfo.processInfo.environment, line: { lines.append($0) },
+            environment: ProcessInfo.processInfo.environment,
+            // Why `--engine auto` took the translator is the host's affair.
+            line: { if !$0.hasPrefix("roost: the translator runs this machine: ") { lines.append($0) } },
             proceed: { Date() < deadline })
         if case .exited(let status) = ending { return (lines, status) }
         return (lines, nil)
