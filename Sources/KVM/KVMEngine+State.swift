@@ -191,6 +191,7 @@ extension KVMEngine {
 
     /// Hands the state block's contents to the kernel's vCPU.
     public func loadState() throws(KVMError) {
+        abandonExit()
         try loadSystem()
         try loadGeneral()
         try loadVectors()

@@ -172,6 +172,16 @@ public final class KVMEngine: @unchecked Sendable {
         return nextExit()
     }
 
+    /// Ends an exit that nobody will answer, since other state comes: what it would have changed is overwritten.
+    func abandonExit() {
+        if isBetweenInstructions && isSettled { return }
+        // An access may be in several pieces, each an exit; the kernel finishes them without running the guest.
+        roost_kvm_immediate_exit(run_, 1)
+        for _ in 0..<16 where descriptor.controlOrErrno(UInt64(ROOST_KVM_RUN.rawValue)) < 0 { break }
+        roost_kvm_immediate_exit(run_, 0)
+        (waiting, hasExit, held, isUnsettled) = (.nothing, false, nil, false)
+    }
+
     /// The writes collected before an exit, one after the other, then the exit.
     private func nextExit() -> VMExit {
         if let collected, collected.pointee.first != roost_ring_last(collected) {
