@@ -73,7 +73,7 @@ public final class GuestMemory: @unchecked Sendable {
     public static let pageSize: UInt64 = 4096
 
     let shared: SharedMemory
-    private let codeObserver = Mutex<(@Sendable (UInt64) -> Void)?>(nil)
+    private let codeObservers = Mutex<[Int: @Sendable (UInt64) -> Void]>([:])
     /// Raised by every write of a device to a page that is `.directExecutable`.
     public let directChanges: UnsafeMutablePointer<UInt32>
     /// RAM and ROM, by address, not overlapping.
@@ -184,15 +184,22 @@ public final class GuestMemory: @unchecked Sendable {
             let old = roost_set_flags(pageFlags + Int(page), PageFlags.dirty.rawValue)
             if old & PageFlags.code.rawValue != 0 {
                 roost_increment(codeVersions + Int(page))
-                codeObserver.withLock { $0 }?(page)
+                tellCodeWritten(page)
             }
             if old & PageFlags.directExecutable.rawValue != 0 { roost_increment(directChanges) }
         }
     }
 
-    /// Has `observer` told of every page marked `.code` that is written from outside the CPU, on the thread that does it;
-    /// it replaces the one before.
-    public func onCodeWritten(_ observer: (@Sendable (UInt64) -> Void)?) { codeObserver.withLock { $0 = observer } }
+    /// Has the observer of vCPU `id` told of every page marked `.code` that is written by devices or other vCPUs, on the
+    /// thread that does it; nil: no more.
+    public func onCodeWritten(vcpu id: Int, _ observer: (@Sendable (UInt64) -> Void)?) {
+        codeObservers.withLock { $0[id] = observer }
+    }
+
+    /// A page of code has been written to; `writer` knows.
+    public func tellCodeWritten(_ page: UInt64, except writer: Int? = nil) {
+        for (id, observer) in codeObservers.withLock({ $0 }) where id != writer { observer(page) }
+    }
 
     /// The memfd behind RAM: guest-physical addresses below `holeStart`, then those from `highStart` on.
     public var descriptor: Int32 { shared.descriptor }

@@ -1,7 +1,7 @@
 // The board: which chips there are, where, and how they are wired.
 //
 //   ports                              memory
-//   0x020 0x0A0 0x4D0  8259 pair       0xFEE00000  local APIC
+//   0x020 0x0A0 0x4D0  8259 pair       0xFEE00000  each processor's local APIC (Processor.swift)
 //   0x040 0x061        8254            0xFEC00000  I/O APIC
 //   0x060 0x064 0x092  i8042           0xE0000000  PCI configuration space
 //   0x070              RTC             0xC0000000  PCI memory window
@@ -23,8 +23,10 @@ package final class Board: Sendable {
     /// The memory space outside RAM.
     package let mmio = Bus()
     let apics = APICBus()
-    /// The processor's interrupt controller.
-    package let localAPIC: LocalAPIC
+    /// The processors' interrupt controllers, by identifier.
+    package let localAPICs: [LocalAPIC]
+    /// The first processor's.
+    package var localAPIC: LocalAPIC { localAPICs[0] }
     let ioAPIC: IOAPIC
     let pic: PIC8259
     let router: InterruptRouter
@@ -52,10 +54,12 @@ package final class Board: Sendable {
         let lint0 = LINT0Line()
         let pic = PIC8259(output: lint0)
         self.pic = pic
-        localAPIC = LocalAPIC(
-            id: 0, isBootstrap: true, bus: apics, door: door, tscFrequency: tscFrequency,
-            acknowledgeExternal: { pic.acknowledge() })
-        lint0.connect(to: localAPIC)
+        localAPICs = (0..<max(configuration.processors, 1)).map { [apics] id in
+            LocalAPIC(
+                id: UInt32(id), isBootstrap: id == 0, bus: apics, door: door, tscFrequency: tscFrequency,
+                acknowledgeExternal: { pic.acknowledge() })
+        }
+        lint0.connect(to: localAPICs[0])
         ioAPIC = IOAPIC(bus: apics)
         router = InterruptRouter(pic: pic, ioapic: ioAPIC)
         pit = PIT8254(door: door, line: router.line(isaIRQ: 0))
@@ -93,13 +97,12 @@ package final class Board: Sendable {
         ports.attach(serial, at: 0x3F8, length: 8)
         firmware.attach(to: ports)
         acpi.attach(to: ports)
-        mmio.attach(localAPIC, at: BoardLayout.localAPIC, length: 0x1000)
         mmio.attach(ioAPIC, at: BoardLayout.ioAPIC, length: 0x1000)
     }
 
     /// Back to the state after power-on; nothing may run.
     package func reset() {
-        localAPIC.reset()
+        for apic in localAPICs { apic.reset() }
         ioAPIC.reset()
         pic.reset()
         pit.reset()

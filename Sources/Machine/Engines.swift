@@ -80,7 +80,7 @@ extension Processor {
                 settings.visibleToPerf = configuration.namesForPerf
                 let translator = try Translator(cpu: cpu, memory: memory, settings: settings)
                 try observe(translator, configuration)
-                if !isExact, choice.host == nil || choice.isMoving == false, let mode = configuration.userMode.direct {
+                if !isExact, cpu.group == nil, choice.host == nil || choice.isMoving == false, let mode = configuration.userMode.direct {
                     runUserCodeDirectly(mode)
                 }
                 return translator
@@ -100,7 +100,7 @@ extension Processor {
         direct?.stop()
         direct = nil
         replaceEngine(nil)
-        memory.onCodeWritten(nil)
+        memory.onCodeWritten(vcpu: cpu.id, nil)
         let new = try mover(kind)
         try new.takeOver(clock.registers)
         replaceEngine(new)

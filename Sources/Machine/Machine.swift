@@ -12,7 +12,7 @@ public final class Machine: Sendable {
     private let configuration: MachineConfiguration
     private let memory: GuestMemory
     private let door: any Door
-    private let processor: Processor
+    private let processors: [Processor]
     private let board: Board
     private let console: Console
     private let backends: Backends
@@ -36,8 +36,12 @@ public final class Machine: Sendable {
             throw MachineError(.host, "\(error)")
         }
         let choice = try EngineChoice(configuration)
-        processor = Processor(memory: memory, door: door, trace: configuration.trace)
-        let ended: @Sendable () -> Void = { [processor] in processor.end() }
+        let count = configuration.processors
+        processors = (0..<count).map { [memory, door] number in
+            Processor(number: number, of: count, memory: memory, door: door, trace: configuration.trace)
+        }
+        let processor = processors[0]
+        let ended: @Sendable () -> Void = { processor.end() }
         do {
             console = try Console(configuration.console, ended: ended)
         } catch {
@@ -53,22 +57,35 @@ public final class Machine: Sendable {
                 Alternation(processor, choice.kind, door, every: interval)
             } else { nil }
         let entry = try load()
-        processor.prepare(choice)
-        processor.connect(engine: try processor.makeEngine(choice, configuration, board: board), board: board)
+        if count > 1 { _ = VCPUGroup(processors.map(\.cpu), memory: memory) }
+        for processor in processors {
+            processor.prepare(choice)
+            processor.connect(engine: try processor.makeEngine(choice, configuration, board: board), board: board)
+        }
         processor.mover = { [unowned processor, board] (kind) throws(MachineError) in
             var next = choice
             next.kind = kind
             return try processor.makeEngine(next, configuration, board: board)
         }
-        processor.start(entry)
-        try processor.begin()
+        try start(entry)
         HostMemory.trimHeap()
         if let note = choice.note { Terminal.note("roost: \(note)") }
     }
 
+    /// Puts all processors into the state after power-on.
+    private func start(_ entry: EntryState) throws(MachineError) {
+        for (number, processor) in processors.enumerated() {
+            processor.start(number == 0 ? entry : nil, with: number == 0 ? nil : processors[0])
+            try processor.begin()
+        }
+    }
+
     private static func check(_ configuration: MachineConfiguration) throws(MachineError) {
-        guard configuration.processors == 1 else {
-            throw MachineError(.processor, "\(configuration.processors) processors: this version has one")
+        guard 1...64 ~= configuration.processors else {
+            throw MachineError(.processor, "\(configuration.processors) processors: there can be 1 to 64")
+        }
+        guard configuration.processors == 1 || (configuration.clock == .host && configuration.engine != .lockstep) else {
+            throw MachineError(.processor, "virtual time and lockstep are for machines with one processor")
         }
         guard configuration.clock == .host || configuration.network == .none else {
             throw MachineError(.network, "virtual time has no network: packets come when they come")
@@ -126,25 +143,55 @@ public final class Machine: Sendable {
 
     private func runToEnd() -> MachineOutcome {
         while true {
-            let outcome = processor.run()
+            let outcome = runSession()
             guard outcome == .reset, configuration.rebootsOnReset else { return outcome }
             board.reset()
             memory.clear()
-            processor.countReset()
+            processors[0].countReset()
             do {
-                processor.start(try load())
-                try processor.begin()
+                try start(try load())
             } catch {
                 return .failed(error.description)
             }
         }
     }
 
+    /// Runs all processors until one of them ends the session; the first one on this thread.
+    private func runSession() -> MachineOutcome {
+        if processors.count == 1 { return processors[0].run() }
+        let first = Mutex<MachineOutcome?>(nil)
+        let run: @Sendable (Processor) -> Void = { [processors] processor in
+            let outcome = processor.run()
+            let isFirst = first.withLock { kept in
+                if kept != nil { return false }
+                kept = outcome
+                return true
+            }
+            if isFirst { for other in processors where other !== processor { other.stop() } }
+        }
+        var threads: [HostThread] = []
+        do {
+            for (number, processor) in processors.enumerated().dropFirst() {
+                threads.append(try HostThread(name: "roost-cpu\(number)") { run(processor) })
+            }
+            run(processors[0])
+        } catch {
+            first.withLock { $0 = .failed("\(error)") }
+            for processor in processors { processor.stop() }
+        }
+        for thread in threads { thread.join() }
+        return first.withLock { $0 } ?? .failed("the processors' threads ended without a result")
+    }
+
     /// Goes on with another engine as soon as no instruction is half done.
-    public func move(to engine: EngineKind) { processor.move(to: engine) }
+    public func move(to engine: EngineKind) { processors[0].move(to: engine) }
 
     /// What happened during the run.
-    public var statistics: RunStatistics { processor.statistics }
+    public var statistics: RunStatistics {
+        var total = processors[0].statistics
+        for processor in processors.dropFirst() { total.add(processor.statistics) }
+        return total
+    }
 }
 
 /// Moves a machine between the hypervisor and the translator again and again, for tests.

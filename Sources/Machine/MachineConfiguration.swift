@@ -79,7 +79,7 @@ public struct MachineConfiguration: Sendable {
     public var clock: ClockKind = .host
     /// How user code runs under the translator.
     public var userMode: UserMode = .auto
-    /// Number of processors; 1.
+    /// Number of processors, 1 to 64.
     public var processors = 1
     /// Bytes of RAM.
     public var memory: UInt64 = 512 << 20

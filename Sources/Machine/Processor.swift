@@ -10,19 +10,25 @@ internal import Synchronization
 /// What other threads want of a vCPU.
 private struct Wishes: Sendable {
     var nonMaskable = false
+    var initialize = false
+    var startup: UInt8?
+    /// This session of the guest is over.
+    var stopped = false
     var power: PowerEvent?
     var ended = false
     /// Go on with this engine.
     var engine: EngineKind?
 }
 
-/// The machine's one processor: its state, its engine and its local APIC.
+/// One processor of the machine: its state, its engine and its local APIC.
 package final class Processor: PowerControl, @unchecked Sendable {
     // SAFETY of @unchecked: `wishes`, `wake` and the attention bits are for all threads; the rest is touched by the
     // thread in `run` only, and by set-up before it starts.
     private let wishes = Mutex(Wishes())
     private let wake = WakeFlag()
     let cpu: VirtualCPU
+    /// After INIT: nothing runs until a start-up message comes (SDM 3A 9.4.4).
+    private var waitsForStartup = false
     let memory: GuestMemory
     let door: any Door
     /// The door, if its time is the count of instructions.
@@ -52,9 +58,9 @@ package final class Processor: PowerControl, @unchecked Sendable {
     private var exitCounts = [UInt64](repeating: 0, count: VMExit.kindNames.count)
     private var accessCounts: [UInt64: UInt64] = [:]
 
-    /// Makes a processor with its state block cleared.
-    package init(memory: GuestMemory, door: any Door, trace: TraceOptions) {
-        cpu = VirtualCPU(id: 0, defersTables: true)
+    /// Makes a processor with its state block cleared. `number` is its place among the `count` of the machine.
+    package init(number: Int = 0, of count: Int = 1, memory: GuestMemory, door: any Door, trace: TraceOptions) {
+        cpu = VirtualCPU(id: number, defersTables: true, count: count)
         self.memory = memory
         self.door = door
         self.trace = trace
@@ -73,12 +79,16 @@ package final class Processor: PowerControl, @unchecked Sendable {
         self.engine = engine
         self.board = board
         kicker.withLock { $0 = engine.kicker }
-        board.localAPIC.onAttention { [unowned self] attention in
+        board.localAPICs[cpu.id].onAttention { [unowned self] attention in
             switch attention {
             case .nonMaskable: wishes.withLock { $0.nonMaskable = true }
             case .interrupt: break
-            // There is one processor, and it is running: nobody sends it these but itself.
-            case .initialize, .startup: return
+            case .initialize:
+                wishes.withLock { wishes in
+                    wishes.initialize = true
+                    wishes.startup = nil
+                }
+            case .startup(let vector): wishes.withLock { if $0.startup == nil { $0.startup = vector } }
             }
             kick(ROOST_ATTENTION_INTERRUPT)
         }
@@ -119,6 +129,12 @@ package final class Processor: PowerControl, @unchecked Sendable {
         kick(ROOST_ATTENTION_KICK)
     }
 
+    /// Ends this session of the guest: another processor's run has ended.
+    func stop() {
+        wishes.withLock { $0.stopped = true }
+        kick(ROOST_ATTENTION_KICK)
+    }
+
     /// Ends the machine.
     package func end() {
         wishes.withLock { $0.ended = true }
@@ -130,7 +146,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
     /// Runs until something ends the guest's session.
     package func run() -> MachineOutcome {
         guard var engine, let board else { return .failed("no engine") }
-        let apic = board.localAPIC
+        let apic = board.localAPICs[cpu.id]
         // SAFETY: only this thread touches the state block while it runs.
         let state = unsafe cpu.state
         let started = door.now
@@ -138,6 +154,10 @@ package final class Processor: PowerControl, @unchecked Sendable {
         while true {
             ordered?.fireDue()
             if let outcome = takeWishes() { return outcome }
+            if waitsForStartup {
+                wake.wait()
+                continue
+            }
             if let outcome = moveIfWanted() { return outcome }
             if let moved = self.engine, moved !== engine { engine = moved }
             // It came halted, or a move that was none woke it. An engine with the local APIC in it waits by itself.
@@ -174,11 +194,18 @@ package final class Processor: PowerControl, @unchecked Sendable {
                 engine.complete(0)
             case .mmioRead(let address, let size):
                 count(1 << 63 | address >> 12)
-                answer(engine, board.mmio.read(address, size: size))
+                let offset = address &- BoardLayout.localAPIC
+                let value = offset < 0x1000 ? apic.read(offset: offset, size: size) : board.mmio.read(address, size: size)
+                answer(engine, value)
             case .mmioWrite(let address, let size, let value):
                 count(1 << 63 | address >> 12)
-                board.mmio.write(address, size: size, value: value)
-                if address == BoardLayout.localAPIC + 0x80 { unsafe state.pointee.cr8 = UInt64(apic.taskPriority) }
+                let offset = address &- BoardLayout.localAPIC
+                if offset < 0x1000 {
+                    apic.write(offset: offset, size: size, value: value)
+                    if offset == 0x80 { unsafe state.pointee.cr8 = UInt64(apic.taskPriority) }
+                } else {
+                    board.mmio.write(address, size: size, value: value)
+                }
                 engine.complete(0)
             case .readMSR(let number): readMSR(number, engine, apic)
             case .writeMSR(let number, let value): writeMSR(number, value, engine, apic)
@@ -202,14 +229,18 @@ package final class Processor: PowerControl, @unchecked Sendable {
     }
 
     private func takeWishes() -> MachineOutcome? {
+        takeMessages()
         let (power, ended) = wishes.withLock { wishes in
             if wishes.nonMaskable {
                 wishes.nonMaskable = false
                 // SAFETY: this is the vCPU's thread.
                 unsafe cpu.state.pointee.pending_nmi = 1
             }
-            defer { wishes.power = nil }
-            return (wishes.power, wishes.ended)
+            defer {
+                wishes.power = nil
+                wishes.stopped = false
+            }
+            return (wishes.power, wishes.ended || wishes.stopped)
         }
         if ended { return .ended }
         switch power {
@@ -218,6 +249,30 @@ package final class Processor: PowerControl, @unchecked Sendable {
         case .reset: return .reset
         case .debugExit(let status): return .debugExit(status: status)
         }
+    }
+
+    /// INIT and start-up messages. The first processor is never made to wait.
+    private func takeMessages() {
+        let (initialize, startup) = wishes.withLock { wishes in
+            defer {
+                wishes.initialize = false
+                wishes.startup = nil
+            }
+            return (wishes.initialize, wishes.startup)
+        }
+        if initialize && cpu.id != 0 {
+            vcpu.initialize()
+            waitsForStartup = true
+        }
+        guard let startup, waitsForStartup else { return }
+        waitsForStartup = false
+        // SAFETY: this is the vCPU's thread.
+        let code = unsafe vcpu.segment(Int(ROOST_CS))
+        unsafe code.pointee.selector = UInt16(startup) << 8
+        unsafe code.pointee.base = UInt64(startup) << 12
+        unsafe cpu.state.pointee.rip = 0
+        unsafe cpu.state.pointee.halted = 0
+        vcpu.updateMode()
     }
 
     private var isMoveWanted: Bool { wishes.withLock { $0.engine != nil } }
@@ -278,11 +333,16 @@ package final class Processor: PowerControl, @unchecked Sendable {
     private func waitForInterrupt(_ apic: LocalAPIC) {
         let start = door.now
         while true {
-            let wished = wishes.withLock { $0.nonMaskable || $0.power != nil || $0.ended || $0.engine != nil }
+            let wished = wishes.withLock { wishes in
+                wishes.nonMaskable || wishes.power != nil || wishes.ended || wishes.stopped || wishes.initialize
+                    || wishes.engine != nil
+            }
             // SAFETY: this is the vCPU's thread.
             let open = unsafe cpu.state.pointee.rflags & 0x200 != 0 || cpu.state.pointee.monitor_address != 0
             let nonMaskable = unsafe cpu.state.pointee.pending_nmi != 0
             if wished || nonMaskable || (open && apic.hasDeliverableInterrupt) { break }
+            // Other processors' stores to a watched line aren't seen: MWAIT may end for no reason.
+            if unsafe cpu.group != nil && cpu.state.pointee.monitor_address != 0 { break }
             if let ordered, ordered.skipToDeadline() { ordered.fireDue() } else { wake.wait() }
         }
         statistics.halted &+= door.now &- start
@@ -333,17 +393,26 @@ package final class Processor: PowerControl, @unchecked Sendable {
 
     // MARK: Starting and ending
 
-    /// Power-on state, then the state that the boot protocol wants.
-    package func start(_ entry: EntryState) {
+    /// Power-on state; then the state that the boot protocol wants, or, without one, the wait for a start-up message.
+    /// The time-stamp counter goes with that of `first`.
+    package func start(_ entry: EntryState?, with first: Processor? = nil) {
         reset()
         clock.reset()
         lastOffset = 0
         nextSample = 0
-        entry.apply(to: vcpu)
+        wishes.withLock { wishes in
+            wishes.stopped = false
+            wishes.initialize = false
+            wishes.startup = nil
+        }
+        // SAFETY: neither vCPU runs yet.
+        if let first { unsafe cpu.state.pointee.tsc_offset = first.cpu.state.pointee.tsc_offset }
+        waitsForStartup = entry == nil
+        entry?.apply(to: vcpu)
         guard let board else { return }
         // SAFETY: the vCPU doesn't run yet.
         let state = unsafe cpu.state
-        unsafe state.pointee.apic_base = board.localAPIC.base
+        unsafe state.pointee.apic_base = board.localAPICs[cpu.id].base
         // As firmware leaves them: RAM is write-back by default, the PCI hole uncached.
         unsafe state.pointee.mtrr_default = 0x806
         unsafe state.pointee.mtrr_base.0 = GuestMemory.holeStart

@@ -57,6 +57,25 @@ public struct RunStatistics: Sendable, Codable, Equatable {
     /// An empty count.
     public init() {}
 
+    /// Adds what another processor counted.
+    mutating func add(_ other: RunStatistics) {
+        instructions &+= other.instructions
+        tlbMisses &+= other.tlbMisses
+        pageWalks &+= other.pageWalks
+        exceptions &+= other.exceptions
+        interrupts &+= other.interrupts
+        halted &+= other.halted
+        translations &+= other.translations
+        codeEntries &+= other.codeEntries
+        codeBytes &+= other.codeBytes
+        codeFlushes &+= other.codeFlushes
+        hypervisorExits &+= other.hypervisorExits
+        collectedWrites &+= other.collectedWrites
+        exits.merge(other.exits, uniquingKeysWith: &+)
+        accesses.merge(other.accesses, uniquingKeysWith: &+)
+        callouts.merge(other.callouts, uniquingKeysWith: &+)
+    }
+
     /// The lines for a person.
     public var report: String {
         func seconds(_ nanoseconds: UInt64) -> String {

@@ -27,6 +27,9 @@ static inline void roost_decrement(uint32_t *count) { __atomic_fetch_sub(count, 
 static inline uint8_t roost_set_flags(uint8_t *flags, uint8_t bits) {
     return __atomic_fetch_or(flags, bits, __ATOMIC_SEQ_CST);
 }
+static inline void roost_clear_flags(uint8_t *flags, uint8_t bits) {
+    __atomic_fetch_and(flags, (uint8_t)~bits, __ATOMIC_SEQ_CST);
+}
 int roost_memfd_create(const char *name);
 void *roost_map_again(void *mapping, size_t size);
 void roost_keep_heap_small(void);

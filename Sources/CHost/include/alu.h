@@ -112,6 +112,15 @@ ROOST_INLINE uint64_t roost_cmpxchg_atomic(uint32_t size, void *address, uint64_
     }
 }
 
+ROOST_INLINE uint64_t roost_load_sized(uint32_t size, const void *address) {
+    switch (size) {
+    case 1: return __atomic_load_n((const uint8_t *)address, __ATOMIC_RELAXED);
+    case 2: return __atomic_load_n((const uint16_t *)address, __ATOMIC_RELAXED);
+    case 4: return __atomic_load_n((const uint32_t *)address, __ATOMIC_RELAXED);
+    default: return __atomic_load_n((const uint64_t *)address, __ATOMIC_RELAXED);
+    }
+}
+
 // CMPXCHG16B on 16-byte aligned memory; expected is replaced by what was there. Returns whether it was exchanged.
 ROOST_INLINE int roost_cmpxchg16b(void *address, uint64_t *low, uint64_t *high, uint64_t new_low, uint64_t new_high) {
     uint8_t equal;

@@ -79,6 +79,10 @@ typedef struct {
     void    *blocks;             // the interpreter's BlockCache
     const void *block_end;       // end of the running block; zero makes the loop stop after the current instruction
 
+    void    *group;              // its VCPUGroup; zero where the machine has one vCPU
+    uint32_t apic_id;            // local APIC identifier, its number in the group
+    uint32_t group_reserved;
+
     // ---- the translator (see CPU/Translator) ---------------------------------------------------------------------
     void    *translation;        // its TranslationCache; zero under the interpreter
     void    *self_;              // this block, for translated code
@@ -176,7 +180,7 @@ typedef struct {
     // ---- vector and x87 state: the standard (non-compacted) XSAVE area (SDM 1 13.4) -----------------------------
     // The block is page-aligned; the assertion below keeps this part aligned to 64.
     void    *vector_thunks;      // the vector unit's cache of generated code (see CPU/Vector/ThunkCache)
-    uint64_t xsave_padding[7];
+    uint64_t xsave_padding[5];
     uint64_t xsave[320];
 } roost_vcpu;
 _Static_assert(offsetof(roost_vcpu, xsave) % 64 == 0, "xsave must be aligned to 64");
@@ -211,6 +215,7 @@ static inline uint32_t *roost_pcid_tag_at(roost_vcpu *cpu, size_t n) { return &c
 static inline uint64_t *roost_mtrr_base_at(roost_vcpu *cpu, size_t n) { return &cpu->mtrr_base[n & 7]; }
 static inline uint64_t *roost_mtrr_mask_at(roost_vcpu *cpu, size_t n) { return &cpu->mtrr_mask[n & 7]; }
 static inline uint64_t *roost_mtrr_fixed_at(roost_vcpu *cpu, size_t n) { return &cpu->mtrr_fixed[n % 11]; }
+static inline void roost_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 static inline uint64_t roost_rdtsc(void) { return __builtin_ia32_rdtsc(); }
 static inline void roost_atomic_or(void *p, uint64_t bits, int size) {
     if (size == 8) __atomic_fetch_or((uint64_t *)p, bits, __ATOMIC_RELAXED);

@@ -96,13 +96,14 @@ extension VCPU {
         let first = (physical & 4095) >> 6
         let last = min(((physical & 4095) &+ UInt64(truncatingIfNeeded: max(size, 1)) &- 1) >> 6, 63)
         let mask = (~UInt64(0) << first) & (~UInt64(0) >> (63 - last))
-        let held = blocks.pointee.chunks[Int(page)]
+        let held = withGroup { group, _ in group.chunks(Int(page)) } ?? blocks.pointee.chunks[Int(page)]
         if held & mask == 0 && !hasBecomeData(Int(page)) { return }
         if s.pointee.logs_stores != 0 { logCodeWritten(page, held) }
         blocks.pointee.chunks[Int(page)] = 0
         if s.pointee.page_flags[Int(page)] & 16 != 0 { s.pointee.direct_generation &+= 1 }
-        s.pointee.page_flags[Int(page)] &= ~17
+        roost_clear_flags(s.pointee.page_flags + Int(page), 17)
         roost_increment(s.pointee.code_versions + Int(page))
+        _ = withGroup { group, id in group.tellCodeWritten(page, by: id) }
         s.pointee.block_end = nil
         if s.pointee.logs_stores == 0 { forgetTranslations(page: Int(page)) }
     }
@@ -156,13 +157,38 @@ extension VCPU {
     private func buildBlock(
         _ block: UnsafeMutablePointer<Block>, _ linear: UInt64, _ physical: UInt64, _ absolute: UInt64
     ) throws(CPUException) -> UnsafePointer<Block> {
+        let page = physical >> 12
+        guard hasGroup, page < s.pointee.ram_limit >> 12, isMemoryPage(page) else {
+            return try decodeBlock(block, linear, physical, absolute)
+        }
+        // Another vCPU's store is seen here, or sees the marks; if it takes the mark away, all begins anew.
+        while true {
+            markBeforeDecoding(page, from: physical & 4095, length: 256)
+            let built = try decodeBlock(block, linear, physical, absolute)
+            if s.pointee.page_flags[Int(page)] & s.pointee.page_flags[Int(built.pointee.secondPage)] & 1 != 0 {
+                return built
+            }
+        }
+    }
+
+    /// Where there are several vCPUs: what is decoded next is marked before it is read.
+    func markBeforeDecoding(_ page: UInt64, from first: UInt64, length: UInt64) {
+        if !hasGroup { return }
+        shareCodePage(page)
+        markCode(page, from: first, to: min(first &+ length, 4096))
+        roost_fence()
+    }
+
+    private func decodeBlock(
+        _ block: UnsafeMutablePointer<Block>, _ linear: UInt64, _ physical: UInt64, _ absolute: UInt64
+    ) throws(CPUException) -> UnsafePointer<Block> {
         if blocks.pointee.used + BlockCache.maximumCount > BlockCache.capacity {
             blocks.pointee.removeAll()
             dropTranslations()
         }
         let page = physical >> 12
         guard page < s.pointee.ram_limit >> 12, isMemoryPage(page) else { throw .generalProtection(0) }
-        let version = s.pointee.code_versions[Int(page)]
+        let version = roost_load(s.pointee.code_versions + Int(page))
         let start = blocks.pointee.used
         let room = 4096 - Int(physical & 4095)
         let bytes = UnsafePointer(s.pointee.ram + Int(physical))
@@ -235,6 +261,8 @@ extension VCPU {
         let next = try translateFetch(((linear | 4095) &+ 1) & s.pointee.linear_mask)
         let page = next >> 12
         guard page < s.pointee.ram_limit >> 12, isMemoryPage(page) else { throw .generalProtection(0) }
+        built.secondVersion = roost_load(s.pointee.code_versions + Int(page))
+        markBeforeDecoding(page, from: 0, length: 16)
         var joined: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
         let source = UnsafePointer(s.pointee.ram + Int(next))
         let head = min(room, 16)
@@ -246,7 +274,6 @@ extension VCPU {
                 codeSize: s.pointee.code_size, into: &i.pointee)
         }
         built.secondPage = page
-        built.secondVersion = s.pointee.code_versions[Int(page)]
         return result
     }
 
@@ -257,9 +284,9 @@ extension VCPU {
         blocks.pointee.chunks[Int(page)] |= mask
         if s.pointee.page_flags[Int(page)] & 1 == 0 {
             if s.pointee.page_flags[Int(page)] & 8 != 0 { s.pointee.direct_generation &+= 1 }
-            s.pointee.page_flags[Int(page)] = s.pointee.page_flags[Int(page)] & ~8 | 1
+            roost_clear_flags(s.pointee.page_flags + Int(page), 8)
             if blocks.pointee.marks[Int(page)] < 255 { blocks.pointee.marks[Int(page)] += 1 }
-            protectCodePage(page)
+            shareCodePage(page)
         }
     }
 

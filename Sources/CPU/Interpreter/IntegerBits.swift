@@ -50,6 +50,7 @@ extension VCPU {
         let offset = effectiveAddress(i)
         let segment = Int(i.pointee.segment)
         var flags = s.pointee.arithmetic_flags
+        if i.pointee.prefixes.contains(.lock), try updateAtomically(i, offset, body) { return }
         switch i.pointee.operandSize {
         case 8: try store(segment, offset, body(try loadForWrite(segment, offset), &flags))
         case 4:
@@ -63,6 +64,33 @@ extension VCPU {
             try store(segment, offset, UInt8(truncatingIfNeeded: body(UInt64(old), &flags)))
         }
         s.pointee.arithmetic_flags = flags
+    }
+
+    /// The same as one atomic operation; false where the operand isn't within a page of RAM.
+    private func updateAtomically(
+        _ i: UnsafePointer<Instruction>, _ offset: UInt64, _ body: (UInt64, inout UInt32) -> UInt64
+    ) throws(CPUException) -> Bool {
+        let segment = Int(i.pointee.segment)
+        let pointer: UnsafeMutableRawPointer?
+        switch i.pointee.operandSize {
+        case 8: pointer = try hostPointerForUpdate(segment, offset).map { (p: UnsafeMutablePointer<UInt64>) in .init(p) }
+        case 4: pointer = try hostPointerForUpdate(segment, offset).map { (p: UnsafeMutablePointer<UInt32>) in .init(p) }
+        case 2: pointer = try hostPointerForUpdate(segment, offset).map { (p: UnsafeMutablePointer<UInt16>) in .init(p) }
+        default: pointer = try hostPointerForUpdate(segment, offset).map { (p: UnsafeMutablePointer<UInt8>) in .init(p) }
+        }
+        guard let pointer else { return false }
+        let size = UInt32(i.pointee.operandSize)
+        var old = roost_load_sized(size, pointer)
+        while true {
+            var flags = s.pointee.arithmetic_flags
+            let new = body(old, &flags)
+            let seen = roost_cmpxchg_atomic(size, pointer, old, new)
+            if seen == old {
+                s.pointee.arithmetic_flags = flags
+                return true
+            }
+            old = seen
+        }
     }
 
     /// SHLD, SHRD.

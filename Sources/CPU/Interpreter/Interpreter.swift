@@ -28,7 +28,12 @@ public final class Interpreter {
     }
 
     /// Runs until something outside the CPU is needed.
-    public func run() -> VMExit { v.run() }
+    public func run() -> VMExit {
+        guard let group = cpu.group else { return v.run() }
+        group.enter(cpu.id)
+        defer { group.leave(cpu.id) }
+        return v.run()
+    }
 
     /// Answers the access that the last exit asked for; the instruction goes on with the next `run`.
     public func complete(_ value: UInt64) {
@@ -50,7 +55,12 @@ public final class Interpreter {
     }
 
     /// Delivers an external interrupt; only when `canTakeInterrupt`. False when delivery itself shut the vCPU down.
-    public func inject(vector: UInt8) -> Bool { v.deliverExternal(vector) }
+    public func inject(vector: UInt8) -> Bool {
+        guard let group = cpu.group else { return v.deliverExternal(vector) }
+        group.enter(cpu.id)
+        defer { group.leave(cpu.id) }
+        return v.deliverExternal(vector)
+    }
 }
 
 extension VCPU {

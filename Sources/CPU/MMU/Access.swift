@@ -164,9 +164,14 @@ extension VCPU {
         if Int(linear & 4095) + size > 4096 { return nil }
         let physical = try translate(linear, write: true)
         let page = physical >> 12
-        guard isMemoryPage(page), s.pointee.page_flags[Int(page)] & 5 == 0 else { return nil }
+        guard isMemoryPage(page), s.pointee.page_flags[Int(page)] & 4 == 0 else { return nil }
+        if s.pointee.page_flags[Int(page)] & 1 != 0 {
+            // Several vCPUs may do this at once. Who decodes from here meanwhile waits until this vCPU is done.
+            guard hasGroup else { return nil }
+            codeWritten(physical, size)
+        }
         if s.pointee.logs_stores != 0 { logStore(physical, size) }
-        s.pointee.page_flags[Int(page)] |= 2
+        noteDirty(page)
         if s.pointee.slow_memory != 0 { matchDataBreakpoint(linear, size: size, write: true) }
         return UnsafeMutableRawPointer(s.pointee.ram + Int(physical))
     }
@@ -241,8 +246,14 @@ extension VCPU {
         case 2: pointer.storeBytes(of: UInt16(truncatingIfNeeded: value), as: UInt16.self)
         default: pointer.storeBytes(of: UInt8(truncatingIfNeeded: value), as: UInt8.self)
         }
-        s.pointee.page_flags[Int(page)] |= 2
+        noteDirty(page)
         if flags & 1 != 0 { codeWritten(physical, size) }
+    }
+
+    /// A page has been stored to.
+    @inline(__always)
+    func noteDirty(_ page: UInt64) {
+        if s.pointee.page_flags[Int(page)] & 2 == 0 { _ = roost_set_flags(s.pointee.page_flags + Int(page), 2) }
     }
 
     // MARK: System data

@@ -125,7 +125,7 @@ extension VCPU {
         entry.pointee.write_tag = ~0
         if writable && flags & 5 == 0 {
             entry.pointee.write_tag = tag
-            s.pointee.page_flags[Int(page)] = flags | 2
+            noteDirty(page)
         }
         entry.pointee.physical = page << 12 | (found.global ? EntryFlags.global : 0)
         entry.pointee.addend = UInt64(UInt(bitPattern: s.pointee.ram)) &+ (page << 12) &- (linear & ~0xFFF)
@@ -297,7 +297,7 @@ extension VCPU {
         guard entry & bits != bits, isMemoryPage(page), s.pointee.page_flags[Int(page)] & 4 == 0 else { return }
         if s.pointee.logs_stores != 0 { logStore(physical, wide ? 8 : 4) }
         roost_atomic_or(s.pointee.ram + Int(physical), bits, wide ? 8 : 4)
-        s.pointee.page_flags[Int(page)] |= 2
+        noteDirty(page)
         if s.pointee.page_flags[Int(page)] & 1 != 0 { codeWritten(physical, 8) }
     }
 

@@ -77,15 +77,21 @@ public final class VirtualCPU: @unchecked Sendable {
     public var vcpu: VCPU { VCPU(state) }
     /// Local APIC identifier, 0 for the first.
     public let id: Int
+    private let count: Int
+    /// The machine's vCPUs, where there are several.
+    public internal(set) var group: VCPUGroup? {
+        didSet { state.pointee.group = group.map { Unmanaged.passUnretained($0).toOpaque() } }
+    }
     private let fetchTable: UnsafeMutablePointer<roost_tlb_entry>
     private let tableBytes: Int
     private var cpuidTable: UnsafeMutablePointer<UInt32>?
 
     /// Allocates a zeroed state block whose TLBs match nothing; call `reset()` before running.
     ///
-    /// With `defersTables` the TLBs' memory stays untouched until a software engine is made.
-    public init(id: Int, defersTables: Bool = false) {
+    /// It is one of `count` in its machine. With `defersTables` the TLBs' memory stays untouched until a software engine is made.
+    public init(id: Int, defersTables: Bool = false, count: Int = 1) {
         self.id = id
+        self.count = max(count, 1)
         // One table more than there are contexts: the last one never matches (armed watchpoints, #AC).
         let perTable = Int(ROOST_TLB_ENTRIES)
         let entries = perTable * (Int(ROOST_TLB_CONTEXTS) + 1)
@@ -100,6 +106,7 @@ public final class VirtualCPU: @unchecked Sendable {
         fetchTable = .allocate(capacity: 1024)
         state.pointee.fetch_tlb = fetchTable
         state.pointee.instruction_limit = ~0
+        state.pointee.apic_id = UInt32(id)
         model = CPUModel.host
         modelChanged()
         if !defersTables { prepareTables() }
@@ -128,11 +135,12 @@ public final class VirtualCPU: @unchecked Sendable {
 
     private func modelChanged() {
         cpuidTable?.deallocate()
-        let table = UnsafeMutablePointer<UInt32>.allocate(capacity: max(model.cpuid.count, 1))
-        table.initialize(from: model.cpuid, count: model.cpuid.count)
+        let rows = model.cpuid(processor: id, of: count)
+        let table = UnsafeMutablePointer<UInt32>.allocate(capacity: max(rows.count, 1))
+        table.initialize(from: rows, count: rows.count)
         cpuidTable = table
         state.pointee.cpuid_table = UnsafePointer(table)
-        state.pointee.cpuid_count = UInt32(model.cpuid.count / 6)
+        state.pointee.cpuid_count = UInt32(rows.count / 6)
         state.pointee.features = model.features
         state.pointee.cr4_allowed = model.cr4
         state.pointee.efer_allowed = model.efer

@@ -24,6 +24,7 @@ extension VCPU {
         var unwritten = FlagSet.all
         var instruction = Instruction()
         let bytes = UnsafePointer(s.pointee.ram + Int(page << 12))
+        if place >= 0 && place < 4096 { markBeforeDecoding(page, from: UInt64(place), length: 96) }
         for _ in 0..<6 {
             guard place >= 0 && place < 4096 else { return .all }
             instruction = Instruction()
@@ -45,6 +46,7 @@ extension VCPU {
                 markCode(page, from: UInt64(begin), to: UInt64(place))
                 place += Int(instruction.immediate)
                 begin = place
+                if place >= 0 && place < 4096 { markBeforeDecoding(page, from: UInt64(place), length: 96) }
             case .jcc, .call, .ret, .retImmediate, .jmpIndirect, .callIndirect, .loop, .jcxz: return .all
             default: break
             }

@@ -53,7 +53,7 @@ public final class Translator {
         s.pointee.self_ = UnsafeMutableRawPointer(s)
         s.pointee.jump_table = UnsafeMutableRawPointer(cache.pointee.jumps)
         written = WrittenPages(cpu: cpu)
-        memory.onCodeWritten { [written] page in written.add(page) }
+        memory.onCodeWritten(vcpu: cpu.id) { [written] page in written.add(page) }
     }
 
     deinit {
