@@ -80,7 +80,7 @@ extension Processor {
                 settings.visibleToPerf = configuration.namesForPerf
                 let translator = try Translator(cpu: cpu, memory: memory, settings: settings)
                 try observe(translator, configuration)
-                if !isExact, cpu.group == nil, choice.host == nil || choice.isMoving == false, let mode = configuration.userMode.direct {
+                if !isExact, choice.host == nil || choice.isMoving == false, let mode = configuration.userMode.direct {
                     runUserCodeDirectly(mode)
                 }
                 return translator

@@ -91,7 +91,7 @@ struct PageStates: ~Copyable {
         guard let starts = CodeScan.forbidden(contents(page, neighbors), most: 512) else { return nil }
         v.markWholePage(UInt64(page))
         scanned[page] = version | Self.guarded
-        flags[page] |= Self.runs
+        _ = roost_set_flags(flags + page, Self.runs)
         return starts
     }
 
@@ -109,27 +109,27 @@ struct PageStates: ~Copyable {
         if now & Self.code != 0 {
             if demand != .write { return false }
             flipCount.pointee &+= 1
-            becomeData(page)
-            return true
+            v.blocks.pointee.chunks[page] = ~0
+            v.codeWritten(UInt64(page) << 12, 4096)
+            return setData(page)
         }
         if orRun && demand == .execute { return false }
-        flags[page] = now | Self.data | PageFlags.dirty.rawValue
-        return true
+        return setData(page)
     }
 
-    /// From code to data: no engine knows it as code any more.
-    private func becomeData(_ page: Int) {
-        v.blocks.pointee.chunks[page] = ~0
-        v.codeWritten(UInt64(page) << 12, 4096)
-        flags[page] |= Self.data | PageFlags.dirty.rawValue
+    /// Makes a page data, unless another vCPU has just made it code.
+    private func setData(_ page: Int) -> Bool {
+        if roost_set_flags(flags + page, Self.data | PageFlags.dirty.rawValue) & Self.code == 0 { return true }
+        roost_clear_flags(flags + page, Self.data)
+        return false
     }
 
     private func mayRun(_ page: Int, _ neighbors: PageNeighbors, _ demand: PageDemand) -> Bool {
         if flags[page] & Self.data != 0 {
             if demand != .execute { return false }
             flipCount.pointee &+= 1
-            flags[page] &= ~Self.data
-            v.s.pointee.direct_generation &+= 1
+            roost_clear_flags(flags + page, Self.data)
+            v.directStatesChanged()
         }
         let version = UInt64(v.s.pointee.code_versions[page])
         if flags[page] & Self.runs != 0 && scanned[page] == version | Self.good { return true }
@@ -142,7 +142,7 @@ struct PageStates: ~Copyable {
         v.markWholePage(UInt64(page))
         let good = CodeScan.mayRun(contents(page, neighbors))
         scanned[page] = version | (good ? Self.good : Self.bad)
-        if good { flags[page] |= Self.runs }
+        if good { _ = roost_set_flags(flags + page, Self.runs) }
         return good
     }
 
@@ -157,6 +157,7 @@ extension VCPU {
     func markWholePage(_ page: UInt64) {
         blocks.pointee.chunks[Int(page)] = ~0
         if s.pointee.page_flags[Int(page)] & 1 == 0 {
+            if hasGroup { return shareCodePage(page) }
             _ = roost_set_flags(s.pointee.page_flags + Int(page), 1)
             s.pointee.direct_sweep = 1
         }

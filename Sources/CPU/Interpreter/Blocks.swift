@@ -100,10 +100,11 @@ extension VCPU {
         if held & mask == 0 && !hasBecomeData(Int(page)) { return }
         if s.pointee.logs_stores != 0 { logCodeWritten(page, held) }
         blocks.pointee.chunks[Int(page)] = 0
-        if s.pointee.page_flags[Int(page)] & 16 != 0 { s.pointee.direct_generation &+= 1 }
+        let ran = s.pointee.page_flags[Int(page)] & 16 != 0
+        if ran { directStatesChanged() }
         roost_clear_flags(s.pointee.page_flags + Int(page), 17)
         roost_increment(s.pointee.code_versions + Int(page))
-        _ = withGroup { group, id in group.tellCodeWritten(page, by: id) }
+        _ = withGroup { group, id in group.tellCodeWritten(page, by: id, ran: ran) }
         s.pointee.block_end = nil
         if s.pointee.logs_stores == 0 { forgetTranslations(page: Int(page)) }
     }
@@ -283,8 +284,10 @@ extension VCPU {
         let mask = (~UInt64(0) << (first >> 6)) & (~UInt64(0) >> (63 - min(last, 63)))
         blocks.pointee.chunks[Int(page)] |= mask
         if s.pointee.page_flags[Int(page)] & 1 == 0 {
-            if s.pointee.page_flags[Int(page)] & 8 != 0 { s.pointee.direct_generation &+= 1 }
-            roost_clear_flags(s.pointee.page_flags + Int(page), 8)
+            if s.pointee.page_flags[Int(page)] & 8 != 0 {
+                roost_clear_flags(s.pointee.page_flags + Int(page), 8)
+                directStatesChanged()
+            }
             if blocks.pointee.marks[Int(page)] < 255 { blocks.pointee.marks[Int(page)] += 1 }
             shareCodePage(page)
         }

@@ -58,7 +58,13 @@ public final class VCPUGroup: Sendable {
         }
         defer { isMarking.store(false, ordering: .releasing) }
         let flags = members[id].cpu.state.pointee.page_flags + Int(page)
-        if roost_set_flags(flags, 1) & 1 != 0 { return }
+        let old = roost_set_flags(flags, 1)
+        if old & 1 != 0 { return }
+        if old & PageFlags.directWritable.rawValue != 0 {
+            // Stubs that may write to it are stopped below, and corrected before they run again.
+            roost_clear_flags(flags, PageFlags.directWritable.rawValue)
+            directStatesChanged()
+        }
         members[id].cpu.vcpu.protectCodePage(page)
         protect(page, by: id)
     }
@@ -109,8 +115,18 @@ public final class VCPUGroup: Sendable {
         return result
     }
 
-    /// A vCPU has changed code.
-    func tellCodeWritten(_ page: UInt64, by id: Int) { memory.tellCodeWritten(page, except: id) }
+    /// A vCPU has changed code; `ran`: stubs may be executing it.
+    func tellCodeWritten(_ page: UInt64, by id: Int, ran: Bool) {
+        memory.tellCodeWritten(page, except: id)
+        if !ran { return }
+        for member in members where member !== members[id] {
+            let running = roost_direct_running(member.cpu.state)
+            if running != 0 { StubProcess.kick(running - 1) }
+        }
+    }
+
+    /// A page that stubs map has changed between data and code: all of them are to look.
+    func directStatesChanged() { roost_increment(memory.directChanges) }
 }
 
 extension VCPU {
@@ -125,6 +141,12 @@ extension VCPU {
         return Unmanaged<VCPUGroup>.fromOpaque(raw)._withUnsafeGuaranteedRef {
             body($0, Int(s.pointee.apic_id))
         }
+    }
+
+    /// A page that stubs map has changed between data and code.
+    func directStatesChanged() {
+        let told: Void? = withGroup { group, _ in group.directStatesChanged() }
+        if told == nil { s.pointee.direct_generation &+= 1 }
     }
 
     /// Marks a page as code: no vCPU can store to it unnoticed from now on.
