@@ -216,7 +216,11 @@ static inline uint64_t *roost_mtrr_base_at(roost_vcpu *cpu, size_t n) { return &
 static inline uint64_t *roost_mtrr_mask_at(roost_vcpu *cpu, size_t n) { return &cpu->mtrr_mask[n & 7]; }
 static inline uint64_t *roost_mtrr_fixed_at(roost_vcpu *cpu, size_t n) { return &cpu->mtrr_fixed[n % 11]; }
 static inline void roost_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-static inline uint64_t roost_rdtsc(void) { return __builtin_ia32_rdtsc(); }
+// Not before what comes before it: other vCPUs compare what they read.
+static inline uint64_t roost_rdtsc(void) {
+    __builtin_ia32_lfence();
+    return __builtin_ia32_rdtsc();
+}
 static inline void roost_atomic_or(void *p, uint64_t bits, int size) {
     if (size == 8) __atomic_fetch_or((uint64_t *)p, bits, __ATOMIC_RELAXED);
     else __atomic_fetch_or((uint32_t *)p, (uint32_t)bits, __ATOMIC_RELAXED);

@@ -31,7 +31,8 @@ extension VCPU {
         case .shl: try shift(i, UInt32(ROOST_SHL))
         case .shr: try shift(i, UInt32(ROOST_SHR))
         case .sar: try shift(i, UInt32(ROOST_SAR))
-        case .nop, .prefetch, .pause, .fence: break
+        case .nop, .prefetch, .pause: break
+        case .fence: roost_fence()
         case .setcc: try setByCondition(i)
         case .cmovcc: try moveByCondition(i)
         case .imul2: try bits(i, UInt32(ROOST_IMUL2))

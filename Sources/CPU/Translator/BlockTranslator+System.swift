@@ -77,6 +77,8 @@ extension BlockTranslator {
             code.word32(4)
             addStub(code.jump(if: 5), n)
         }
+        // RDTSCP comes after what stands before it: LFENCE.
+        if instruction(n).pointee.operation == .rdtscp { code.bytes(0x0F, 0xAE, 0xE8) }
         code.bytes(0x0F, 0x31)
         code.shift(4, 2, 32)
         code.registers(0x09, wide: true, reg: 2, rm: 0)
