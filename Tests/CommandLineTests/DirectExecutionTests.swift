@@ -6,30 +6,13 @@ import Testing
 
 /// The guest program, compiled once.
 private enum UserModeProgram {
-    static let compiler = ["/usr/bin/gcc", "/usr/bin/cc"].first(where: FileManager.default.isExecutableFile(atPath:))
-
-    static let initramfs: [UInt8]? = {
-        guard let compiler else { return nil }
-        let source = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-            .appendingPathComponent("../../GuestTests/usermode.c").standardized.path
-        let target = FileManager.default.temporaryDirectory.appendingPathComponent("roost-usermode-\(UUID())").path
-        defer { try? FileManager.default.removeItem(atPath: target) }
-        let process = Process()
-        process.executableURL = URL(fileURLWithPath: compiler)
-        process.arguments = [
-            "-O2", "-static", "-pthread", "-fno-toplevel-reorder", "-w", "-o", target, source, "-lm",
-        ]
-        guard (try? process.run()) != nil else { return nil }
-        process.waitUntilExit()
-        guard process.terminationStatus == 0, let program = FileManager.default.contents(atPath: target) else {
-            return nil
-        }
+    static let initramfs: [UInt8]? = guestProgram("usermode.c").map { program in
         var archive = CPIOArchive()
         archive.addDirectory("dev")
         archive.addCharacterDevice("dev/console", major: 5, minor: 1)
-        archive.addFile("init", contents: [UInt8](program), mode: 0o755)
+        archive.addFile("init", contents: program, mode: 0o755)
         return archive.serialized()
-    }()
+    }
 }
 
 @Suite(
