@@ -84,7 +84,8 @@ public final class Machine: Sendable {
         guard 1...64 ~= configuration.processors else {
             throw MachineError(.processor, "\(configuration.processors) processors: there can be 1 to 64")
         }
-        guard configuration.processors == 1 || (configuration.clock == .host && configuration.engine != .lockstep) else {
+        guard configuration.processors == 1 || (configuration.clock == .host && configuration.engine != .lockstep)
+        else {
             throw MachineError(.processor, "virtual time and lockstep are for machines with one processor")
         }
         guard configuration.clock == .host || configuration.network == .none else {

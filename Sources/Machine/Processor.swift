@@ -195,7 +195,8 @@ package final class Processor: PowerControl, @unchecked Sendable {
             case .mmioRead(let address, let size):
                 count(1 << 63 | address >> 12)
                 let offset = address &- BoardLayout.localAPIC
-                let value = offset < 0x1000 ? apic.read(offset: offset, size: size) : board.mmio.read(address, size: size)
+                let value =
+                    offset < 0x1000 ? apic.read(offset: offset, size: size) : board.mmio.read(address, size: size)
                 answer(engine, value)
             case .mmioWrite(let address, let size, let value):
                 count(1 << 63 | address >> 12)

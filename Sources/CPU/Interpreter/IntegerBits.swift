@@ -73,10 +73,14 @@ extension VCPU {
         let segment = Int(i.pointee.segment)
         let pointer: UnsafeMutableRawPointer?
         switch i.pointee.operandSize {
-        case 8: pointer = try hostPointerForUpdate(segment, offset).map { (p: UnsafeMutablePointer<UInt64>) in .init(p) }
-        case 4: pointer = try hostPointerForUpdate(segment, offset).map { (p: UnsafeMutablePointer<UInt32>) in .init(p) }
-        case 2: pointer = try hostPointerForUpdate(segment, offset).map { (p: UnsafeMutablePointer<UInt16>) in .init(p) }
-        default: pointer = try hostPointerForUpdate(segment, offset).map { (p: UnsafeMutablePointer<UInt8>) in .init(p) }
+        case 8:
+            pointer = try hostPointerForUpdate(segment, offset).map { (p: UnsafeMutablePointer<UInt64>) in .init(p) }
+        case 4:
+            pointer = try hostPointerForUpdate(segment, offset).map { (p: UnsafeMutablePointer<UInt32>) in .init(p) }
+        case 2:
+            pointer = try hostPointerForUpdate(segment, offset).map { (p: UnsafeMutablePointer<UInt16>) in .init(p) }
+        default:
+            pointer = try hostPointerForUpdate(segment, offset).map { (p: UnsafeMutablePointer<UInt8>) in .init(p) }
         }
         guard let pointer else { return false }
         let size = UInt32(i.pointee.operandSize)
