@@ -155,6 +155,19 @@ public final class GuestMemory: @unchecked Sendable {
         }
     }
 
+    /// Gives the whole pages of a range of RAM back to the host: they read as zero from now on. The guest doesn't use
+    /// them meanwhile. False if the range isn't RAM or the host refuses.
+    @discardableResult
+    public func giveBack(_ address: GuestPhysicalAddress, length: Int) -> Bool {
+        guard length > 0, isRAM(address, length: length) else { return false }
+        let first = (address.rawValue &+ 4095) & ~4095
+        let end = (address.rawValue &+ UInt64(length)) & ~4095
+        guard first < end else { return false }
+        if madvise(base + Int(first), Int(end - first), MADV_REMOVE) != 0 { return false }
+        didWrite(GuestPhysicalAddress(first), length: Int(end - first))
+        return true
+    }
+
     /// Whether all of `length` bytes from `address` lie in one region of RAM.
     public func isRAM(_ address: GuestPhysicalAddress, length: Int = 1) -> Bool {
         region(address, length)?.kind == .ram

@@ -3,7 +3,7 @@
 //   slot  device
 //   0     host bridge
 //   1…    virtio disks, in the order of the command line
-//   then  virtio network, entropy, console (hvc0, for output only)
+//   then  virtio network, entropy, balloon, console (hvc0, for output only)
 package import DeviceModel
 public import Devices
 internal import GuestMemory
@@ -16,6 +16,7 @@ extension RawImage: BlockBackend {}
 /// What the board's devices stand on, kept as long as the machine.
 package struct Backends: Sendable {
     var network: UserNetwork?
+    var balloon: VirtioBalloon?
 }
 
 extension Board {
@@ -39,6 +40,9 @@ extension Board {
             backends.network = network
         }
         try add(VirtioEntropy(door: door))
+        let balloon = VirtioBalloon(wanted: configuration.balloon)
+        try add(balloon)
+        backends.balloon = balloon
         try add(VirtioConsole(door: door, output: output))
         return backends
     }

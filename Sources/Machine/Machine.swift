@@ -191,6 +191,7 @@ public final class Machine: Sendable {
     public var statistics: RunStatistics {
         var total = processors[0].statistics
         for processor in processors.dropFirst() { total.add(processor.statistics) }
+        total.returnedMemory = backends.balloon?.readStatistics().returned ?? 0
         return total
     }
 }

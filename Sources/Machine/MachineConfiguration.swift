@@ -79,6 +79,8 @@ public struct MachineConfiguration: Sendable {
     public var clock: ClockKind = .host
     /// How user code runs under the translator.
     public var userMode: UserMode = .auto
+    /// Bytes of memory that the guest is asked to give back, for its driver of the balloon to reach.
+    public var balloon: UInt64 = 0
     /// Number of processors, 1 to 64.
     public var processors = 1
     /// Bytes of RAM.

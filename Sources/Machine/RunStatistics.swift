@@ -41,6 +41,8 @@ public struct RunStatistics: Sendable, Codable, Equatable {
     public var hypervisorExits: UInt64 = 0
     /// Writes that the kernel collected until the next exit.
     public var collectedWrites: UInt64 = 0
+    /// Bytes that the guest gave back to the host.
+    public var returnedMemory: UInt64 = 0
     /// Times the machine went on with another engine.
     public var moves: UInt64 = 0
     /// Times the guest was started again.
@@ -95,6 +97,7 @@ public struct RunStatistics: Sendable, Codable, Equatable {
         if hypervisorExits > 0 {
             lines.append("hypervisor    exits \(hypervisorExits), writes collected \(collectedWrites)")
         }
+        if returnedMemory > 0 { lines.append("memory        \(returnedMemory >> 20) MiB given back by the guest") }
         if moves > 0 { lines.append("moves         \(moves) between engines") }
         if let memoryHash {
             let digits = String(memoryHash, radix: 16)

@@ -38,6 +38,9 @@ struct RunCommand: ParsableCommand {
     @Option(help: "Memory: bytes, or a number with K, M or G.")
     var memory: MemorySize = MemorySize(bytes: 512 << 20)
 
+    @Option(help: "Memory that the guest is asked to give back (its virtio balloon): bytes, or a number with K, M or G.")
+    var balloon: MemorySize = MemorySize(bytes: 0)
+
     @Option(help: "A kernel: Linux bzImage, PVH ELF or Multiboot.")
     var kernel: String?
 
@@ -125,6 +128,7 @@ struct RunCommand: ParsableCommand {
         configuration.countsInstructions = stats || json
         configuration.userMode = userMode
         configuration.processors = cpus
+        configuration.balloon = balloon.bytes
         configuration.memory = memory.bytes
         configuration.disks = disks
         configuration.clock = clock
