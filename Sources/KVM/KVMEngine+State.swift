@@ -146,7 +146,8 @@ extension KVMEngine {
         events.interrupt.shadow = s.pointee.interrupt_shadow == 0 ? 0 : s.pointee.interrupt_shadow == 1 ? 2 : 1
         s.pointee.pending_nmi = 0
         try set(roost_kvm_set_events, &events, "events")
-        var state = kvm_mp_state(mp_state: s.pointee.halted != 0 ? 3 : 0)
+        // KVM_MP_STATE_UNINITIALIZED, HALTED, RUNNABLE.
+        var state = kvm_mp_state(mp_state: s.pointee.awaits_startup != 0 ? 1 : s.pointee.halted != 0 ? 3 : 0)
         s.pointee.halted = 0
         try set(roost_kvm_set_mp_state, &state, "halt state")
     }
@@ -168,6 +169,7 @@ extension KVMEngine {
         var state = kvm_mp_state()
         try set(roost_kvm_get_mp_state, &state, "halt state")
         s.pointee.halted = state.mp_state == 3 ? 1 : 0
+        s.pointee.awaits_startup = state.mp_state == 1 || state.mp_state == 2 ? 1 : 0
         guard events.interrupt.injected != 0 && events.interrupt.soft == 0 else { return nil }
         return KVMPendingEvent(vector: events.interrupt.nr)
     }

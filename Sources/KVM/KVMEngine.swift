@@ -81,7 +81,7 @@ public final class KVMEngine: @unchecked Sendable {
     }
 
     private func setCPUID() throws(KVMError) {
-        let rows = cpu.model.rows(on: try machine.host.supportedCPUID())
+        let rows = cpu.model.rows(on: try machine.host.supportedCPUID(), processor: cpu.id, of: cpu.count)
         let list = UnsafeMutablePointer<roost_kvm_cpuid>.allocate(capacity: 1)
         defer { list.deallocate() }
         list.initialize(to: roost_kvm_cpuid())
@@ -91,8 +91,7 @@ public final class KVMEngine: @unchecked Sendable {
             entry.pointee.index = row.subleaf ?? 0
             entry.pointee.flags = row.subleaf == nil ? 0 : 1
             entry.pointee.eax = row.registers[0]
-            // The initial APIC identifier is the vCPU's.
-            entry.pointee.ebx = row.leaf == 1 ? row.registers[1] | UInt32(cpu.id & 255) << 24 : row.registers[1]
+            entry.pointee.ebx = row.registers[1]
             entry.pointee.ecx = row.registers[2]
             entry.pointee.edx = row.registers[3]
             list.pointee.count += 1

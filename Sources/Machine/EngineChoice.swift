@@ -11,6 +11,8 @@ struct EngineChoice: Sendable {
     var model: CPUModel
     /// The host's hypervisor, if it is used.
     var host: KVMHost?
+    /// What the engines of all processors share of it.
+    let hypervisor = SharedHypervisor()
     /// Why it isn't, in a line, where `auto` had to decide that.
     var note: String?
     /// The machine moves between the hypervisor and the translator.

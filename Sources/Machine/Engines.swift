@@ -57,7 +57,8 @@ extension Processor {
         case .kvm, .auto:
             guard let host = choice.host else { throw MachineError(.hypervisor, "there is no hypervisor") }
             do throws(KVMError) {
-                return try HardwareEngine(host: host, cpu: cpu, memory: memory, board: board, door: door)
+                return try HardwareEngine(
+                    host: host, shared: choice.hypervisor, cpu: cpu, memory: memory, board: board, door: door)
             } catch {
                 throw MachineError(.hypervisor, error.description)
             }

@@ -8,6 +8,20 @@ internal import GuestMemory
 internal import KVM
 internal import Synchronization
 
+/// The guest of the host's KVM that all engines of a machine share, as long as any of them is there.
+final class SharedHypervisor: Sendable {
+    private struct Reference: Sendable { weak var machine: KVMMachine? }
+    private let reference = Mutex(Reference())
+
+    /// The guest, made now if there is none.
+    func machine(host: KVMHost, memory: GuestMemory) throws(KVMError) -> KVMMachine {
+        if let known = reference.withLock({ $0.machine }) { return known }
+        let made = try KVMMachine(host: host, memory: memory)
+        reference.withLock { $0.machine = made }
+        return made
+    }
+}
+
 /// One vCPU under KVM, with its part of the board.
 final class HardwareEngine: Engine {
     private let kvm: KVMEngine
@@ -20,13 +34,16 @@ final class HardwareEngine: Engine {
 
     /// Makes the guest and its vCPU. Nothing of the board changes before `takeOver`.
     init(
-        host: KVMHost, cpu: VirtualCPU, memory: GuestMemory, board: Board, door: any Door
+        host: KVMHost, shared: SharedHypervisor, cpu: VirtualCPU, memory: GuestMemory, board: Board, door: any Door
     ) throws(KVMError) {
         self.cpu = cpu
         self.board = board
         self.door = door
-        kvm = try KVMEngine(machine: try KVMMachine(host: host, memory: memory), cpu: cpu)
+        kvm = try KVMEngine(machine: try shared.machine(host: host, memory: memory), cpu: cpu)
     }
+
+    /// The first processor's engine connects the board.
+    private var isFirst: Bool { cpu.id == 0 }
 
     func run() -> VMExit { kvm.run() }
     func complete(_ value: UInt64) { kvm.complete(value) }
@@ -45,13 +62,14 @@ final class HardwareEngine: Engine {
 
     func takeOver(_ clock: KVMClock.Registers) throws {
         let machine = kvm.machine
-        let page = board.localAPIC.lend()
+        let page = board.localAPICs[cpu.id].lend()
         // SAFETY: the vCPU doesn't run.
         unsafe cpu.state.pointee.apic_base = page.base
         try kvm.loadState()
         try kvm.setLocalAPIC(KVMLocalAPIC(registers: page.registers, deadline: page.deadline))
-        machine.setClock(door.now)
+        if isFirst { machine.setClock(door.now) }
         kvm.writeRegisters([(0x4B56_4D00, clock.wallClock), (0x4B56_4D01, clock.systemTime)])
+        guard isFirst else { return }
         board.apics.host = LocalAPICHost(
             deliver: { message in
                 let (address, data) = message.words
@@ -76,7 +94,7 @@ final class HardwareEngine: Engine {
         let apic = try kvm.localAPIC()
         // SAFETY: the vCPU doesn't run.
         let base = unsafe cpu.state.pointee.apic_base
-        board.localAPIC.takeBack(
+        board.localAPICs[cpu.id].takeBack(
             LocalAPICPage(registers: apic.registers, base: base, deadline: apic.deadline), undelivered: event?.vector)
         let registers = KVMClock.Registers(
             wallClock: kvm.readRegister(0x4B56_4D00) ?? clock.wallClock,

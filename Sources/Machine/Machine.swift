@@ -88,6 +88,9 @@ public final class Machine: Sendable {
         else {
             throw MachineError(.processor, "virtual time and lockstep are for machines with one processor")
         }
+        guard configuration.processors == 1 || configuration.movesEveryMilliseconds == nil else {
+            throw MachineError(.processor, "moving between engines is for machines with one processor")
+        }
         guard configuration.clock == .host || configuration.network == .none else {
             throw MachineError(.network, "virtual time has no network: packets come when they come")
         }

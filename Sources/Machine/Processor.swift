@@ -27,8 +27,6 @@ package final class Processor: PowerControl, @unchecked Sendable {
     private let wishes = Mutex(Wishes())
     private let wake = WakeFlag()
     let cpu: VirtualCPU
-    /// After INIT: nothing runs until a start-up message comes (SDM 3A 9.4.4).
-    private var waitsForStartup = false
     let memory: GuestMemory
     let door: any Door
     /// The door, if its time is the count of instructions.
@@ -154,7 +152,8 @@ package final class Processor: PowerControl, @unchecked Sendable {
         while true {
             ordered?.fireDue()
             if let outcome = takeWishes() { return outcome }
-            if waitsForStartup {
+            // A hypervisor that has the local APICs takes these messages itself.
+            if unsafe state.pointee.awaits_startup != 0 && !engine.waitsByItself {
                 wake.wait()
                 continue
             }
@@ -252,7 +251,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
         }
     }
 
-    /// INIT and start-up messages. The first processor is never made to wait.
+    /// INIT and start-up messages (SDM 3A 9.4.4). The first processor is never made to wait.
     private func takeMessages() {
         let (initialize, startup) = wishes.withLock { wishes in
             defer {
@@ -263,10 +262,11 @@ package final class Processor: PowerControl, @unchecked Sendable {
         }
         if initialize && cpu.id != 0 {
             vcpu.initialize()
-            waitsForStartup = true
+            // SAFETY: this is the vCPU's thread.
+            unsafe cpu.state.pointee.awaits_startup = 1
         }
-        guard let startup, waitsForStartup else { return }
-        waitsForStartup = false
+        guard let startup, unsafe cpu.state.pointee.awaits_startup != 0 else { return }
+        unsafe cpu.state.pointee.awaits_startup = 0
         // SAFETY: this is the vCPU's thread.
         let code = unsafe vcpu.segment(Int(ROOST_CS))
         unsafe code.pointee.selector = UInt16(startup) << 8
@@ -408,7 +408,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
         }
         // SAFETY: neither vCPU runs yet.
         if let first { unsafe cpu.state.pointee.tsc_offset = first.cpu.state.pointee.tsc_offset }
-        waitsForStartup = entry == nil
+        unsafe cpu.state.pointee.awaits_startup = entry == nil ? 1 : 0
         entry?.apply(to: vcpu)
         guard let board else { return }
         // SAFETY: the vCPU doesn't run yet.

@@ -142,6 +142,7 @@ typedef struct {
 
     // ---- events ------------------------------------------------------------------------------------------------
     uint8_t  halted;
+    uint8_t  awaits_startup;     // after INIT: nothing runs until a start-up message comes
     uint8_t  pending_nmi;
     uint8_t  interrupt_window;   // Machine asks for VMExit.interruptWindow as soon as IF allows
     uint8_t  pending_fault;      // deliver #GP(0) at RIP before anything else (a refused MSR access)

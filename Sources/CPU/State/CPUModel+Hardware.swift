@@ -52,8 +52,10 @@ extension CPUModel {
     }
 
     /// The model's CPUID as a hypervisor takes it: sizes and places that are the processor's own come from its answers.
-    public func rows(on supported: [CPUIDRow]) -> [CPUIDRow] {
+    /// `id` is the processor's place among `count`.
+    public func rows(on supported: [CPUIDRow], processor id: Int = 0, of count: Int = 1) -> [CPUIDRow] {
         var rows: [CPUIDRow] = []
+        let cpuid = cpuid(processor: id, of: count)
         for n in 0..<(cpuid.count / 6) {
             let words = Array(cpuid[(n * 6)..<(n * 6 + 6)])
             var row = CPUIDRow(leaf: words[0], subleaf: words[1] == ~0 ? nil : words[1], registers: Array(words[2...]))

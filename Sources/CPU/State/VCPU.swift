@@ -77,7 +77,8 @@ public final class VirtualCPU: @unchecked Sendable {
     public var vcpu: VCPU { VCPU(state) }
     /// Local APIC identifier, 0 for the first.
     public let id: Int
-    private let count: Int
+    /// How many vCPUs its machine has.
+    public let count: Int
     /// The machine's vCPUs, where there are several.
     public internal(set) var group: VCPUGroup? {
         didSet { state.pointee.group = group.map { Unmanaged.passUnretained($0).toOpaque() } }

@@ -128,6 +128,12 @@ public enum NestedImage {
                 --append "console=ttyS0 quiet selfcheck.skip=clock $words"
             rm -f /tmp/disk
         }
+        several() { # two processors
+            truncate -s 64M /tmp/disk
+            guest several --engine kvm --cpus 2 --disk /tmp/disk --net user \
+                --append "console=ttyS0 quiet selfcheck.skip=clock $words"
+            rm -f /tmp/disk
+        }
         begin() { # name, words of the inner kernel, command: seconds to user space, then the memory beside the guest's
             name=$1 append=$2; shift 2
             rm -f /tmp/$name; touch /tmp/$name

@@ -97,7 +97,7 @@ public enum SelfCheckImage {
         }
         check_cpu() {
             grep -qw lm /proc/cpuinfo && grep -qw sse2 /proc/cpuinfo || { echo "flags"; return 1; }
-            sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1
+            echo "$(grep -c ^processor /proc/cpuinfo) of $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)"
         }
         check_memory() {
             dd if=/dev/zero of=/tmp/zeros bs=1M count=16 2>/dev/null || return 1
