@@ -6,7 +6,8 @@ import HostOS
 /// A program on a pseudo-terminal.
 final class TerminalSession {
     private let terminal: FileDescriptor
-    private var child: pid_t = 0
+    /// The process.
+    private(set) var child: pid_t = 0
     private var unread: [UInt8] = []
     private var status: Int32?
     // Not imported by Swift: TIOCSPTLCK and TIOCGPTN of <asm/ioctls.h>, POSIX_SPAWN_SETSID of <spawn.h>.

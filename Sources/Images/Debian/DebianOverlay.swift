@@ -129,7 +129,7 @@ struct DebianOverlay {
         ln -sf fd/2 /dev/stderr
         dmesg -n warn
         hostname -F /etc/hostname
-        modprobe -q -a virtio_net virtio_rng virtio_console
+        modprobe -q -a virtio_net virtio_rng virtio_console virtio_balloon
         ip link set lo up
         if [ -e /sys/class/net/eth0 ]; then
             : >/etc/resolv.conf

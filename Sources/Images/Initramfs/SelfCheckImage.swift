@@ -15,6 +15,7 @@
 //   selfcheck.now=SECONDS     the host's Unix time at the start: the guest's may be at most slack away from it
 //   selfcheck.slack=SECONDS   (120)
 //   selfcheck.url=URL         fetch this and print its SHA-256
+//   selfcheck.fill=MIB        fill so much memory ("SELFCHECK filled"), free it ("SELFCHECK freed"), wait a little
 //   selfcheck.end=reboot      reset instead of powering off; `halt`, `panic` and `sleep` likewise
 internal import Foundation
 
@@ -51,8 +52,8 @@ public struct DebianKernel: Sendable {
 public enum SelfCheckImage {
     /// Modules the checks use; those built into the kernel are left out.
     static let modules = [
-        "virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console", "crc32c_generic", "crc32c_intel",
-        "ext4",
+        "virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console", "virtio_balloon", "crc32c_generic",
+        "crc32c_intel", "ext4",
     ]
 
     /// The uncompressed cpio archive for a kernel.
@@ -164,7 +165,15 @@ public enum SelfCheckImage {
             sum=$(sha256sum </tmp/fetched); echo "${sum%% *}"
         }
 
-        for name in modules cpu memory clocksource clock timer interrupts rng disk filesystem net url; do
+        check_fill() {
+            count=$(word fill); [ -n "$count" ] || return 0
+            dd if=/dev/urandom of=/tmp/fill bs=1M count="$count" 2>/dev/null || { echo "fill"; return 1; }
+            echo "SELFCHECK filled" >/dev/console; sleep 2
+            rm /tmp/fill; sync; echo 3 >/proc/sys/vm/drop_caches
+            echo "SELFCHECK freed" >/dev/console; sleep 15
+        }
+
+        for name in modules cpu memory clocksource clock timer interrupts rng disk filesystem net url fill; do
             check $name
         done
         echo "SELFCHECK DONE $passed ok $failed failed"
