@@ -417,7 +417,8 @@ package final class Processor: PowerControl, @unchecked Sendable {
         // As firmware leaves them: RAM is write-back by default, the PCI hole uncached.
         unsafe state.pointee.mtrr_default = 0x806
         unsafe state.pointee.mtrr_base.0 = GuestMemory.holeStart
-        unsafe state.pointee.mtrr_mask.0 = 0xFF_C000_0800
+        let bits = UInt64(1) << UInt64(cpu.model.physicalAddressBits)
+        unsafe state.pointee.mtrr_mask.0 = (bits &- 1) & ~0x3FFF_FFFF | 0x800
         unsafe state.pointee.cr8 = 0
     }
 

@@ -2,6 +2,12 @@
 // - Spec: SDM 2A CPUID leaves 1, 4 and 0BH; AMD APM 3 E.4.7 (8000_0008).
 
 extension CPUModel {
+    /// Width of guest-physical addresses; 36 where CPUID doesn't say.
+    public var physicalAddressBits: UInt32 {
+        for row in stride(from: 0, to: cpuid.count, by: 6) where cpuid[row] == 0x8000_0008 { return cpuid[row + 2] & 0xFF }
+        return 36
+    }
+
     /// The rows of CPUID for processor `id`, its local APIC identifier, of `count`.
     func cpuid(processor id: Int, of count: Int) -> [UInt32] {
         if count <= 1 { return cpuid }

@@ -29,6 +29,7 @@ extension BlockTranslator {
     mutating func goOn(to target: Int) {
         if isChainable(target) {
             if isBackward(target) { checkAttention(target) }
+            if target == successor { return }
             exits.append(Exit(jump: code.jump(), target: target, kind: .chain))
         } else {
             goThroughTable(target)

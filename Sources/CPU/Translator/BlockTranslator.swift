@@ -65,6 +65,8 @@ struct BlockTranslator {
     var reached: UInt32 = 0
     var stubs: [Stub] = []
     var exits: [Exit] = []
+    /// The place in the page whose block's code comes right after this one's, if any does.
+    var successor: Int?
     /// Where each instruction's code begins, and where the last one's ends, if anyone wants to know.
     var marks: [Int]?
 
@@ -171,7 +173,7 @@ struct BlockTranslator {
 
     // MARK: The block
 
-    /// Writes the whole block.
+    /// Writes the block but for its slow paths; it isn't shorter than what overwrites its entry.
     mutating func translate(endsInBranch: Bool, usesGroups: Bool) {
         if usesGroups { findGroups() }
         if options.stopsExactly {
@@ -187,6 +189,12 @@ struct BlockTranslator {
         marks?.append(code.count)
         emitLast(endsInBranch)
         marks?.append(code.count)
+        while code.count < TranslationCache.entryBytes { code.byte(0x90) }
+    }
+
+    /// Writes the slow paths, from `place` on.
+    mutating func writeSlowPaths(at place: Int) {
+        code.skip(to: place)
         var n = 0
         while n < stubs.count {
             write(stubs[n])

@@ -44,6 +44,9 @@ struct HostAssembler {
 
     init(start: UnsafeMutablePointer<UInt8>) { self.start = start }
 
+    /// Goes on writing further on.
+    mutating func skip(to place: Int) { count = max(count, place) }
+
     mutating func byte(_ value: UInt8) {
         start[count] = value
         count &+= 1

@@ -23,8 +23,8 @@ public struct TranslatedBlock {
 }
 
 extension VCPU {
-    /// Tells the observer of a block whose code has just been written.
-    func report(_ block: UnsafeMutablePointer<Block>, _ translator: BlockTranslator) {
+    /// Tells the observer of a block whose code has just been written, `length` bytes of it.
+    func report(_ block: UnsafeMutablePointer<Block>, _ translator: BlockTranslator, rip: UInt64, length count: Int) {
         let cache = translations
         let physical = Int(block.pointee.physical)
         let length = Int(block.pointee.byteLength)
@@ -34,11 +34,11 @@ extension VCPU {
         guest += UnsafeRawBufferPointer(start: next, count: length - head)
         cache.pointee.observer?(
             TranslatedBlock(
-                rip: s.pointee.rip, codeSize: s.pointee.code_size, isReal: s.pointee.mode_key & ModeKey.real != 0,
+                rip: rip, codeSize: s.pointee.code_size, isReal: s.pointee.mode_key & ModeKey.real != 0,
                 isUser: s.pointee.cpl == 3, guest: guest,
                 address: UInt64(UInt(bitPattern: cache.pointee.memory.executable + translator.origin)),
                 code: UnsafeRawBufferPointer(
-                    start: cache.pointee.memory.writable + translator.origin, count: translator.code.count),
+                    start: cache.pointee.memory.writable + translator.origin, count: count),
                 marks: translator.marks ?? []))
     }
 }

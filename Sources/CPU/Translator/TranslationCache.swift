@@ -42,6 +42,10 @@ struct TranslationCache {
     /// No block's code is longer.
     static let longestBlock = 32 << 10
     static let maximumRecords = 1 << 19
+    /// Bytes that overwrite the entry of a translation whose code has changed.
+    static let entryBytes = 11
+    /// Blocks laid out one after the other.
+    static let longestRun = 8
 
     /// A jump to absolute code in another page: good as long as the kernel's mappings stay.
     private struct CrossChain {
@@ -118,11 +122,14 @@ struct TranslationCache {
     }
 
     /// Whether another block fits.
-    var hasRoom: Bool { position + Self.longestBlock <= memory.size && recordCount + 2 < Self.maximumRecords }
+    var hasRoom: Bool {
+        position + Self.longestBlock * Self.longestRun <= memory.size
+            && recordCount + 2 * Self.longestRun < Self.maximumRecords
+    }
 
-    /// Takes up a translation written at `position`, made from one page or two.
+    /// Takes up a translation written at `position`, made from one page or two; the next one is at `end`.
     mutating func add(
-        pageOffset: Int, absolute: UInt64, page: UInt64, secondPage: UInt64, modeKey: UInt32, length: Int
+        pageOffset: Int, absolute: UInt64, page: UInt64, secondPage: UInt64, modeKey: UInt32, end: Int
     ) {
         let first = recordCount
         addRecord(pageOffset: pageOffset, absolute: absolute, page: page, modeKey: modeKey)
@@ -132,8 +139,11 @@ struct TranslationCache {
             records[first + 1].twin = UInt32(first)
         }
         translations &+= 1
-        position = (position + length + 15) & ~15
+        position = end
     }
+
+    /// Leaves room for the slow paths of the translations added last.
+    mutating func endRun(at end: Int) { position = (end + 15) & ~15 }
 
     private mutating func addRecord(pageOffset: Int, absolute: UInt64, page: UInt64, modeKey: UInt32) {
         let n = recordCount

@@ -266,14 +266,42 @@ extension VCPU {
         slot.pointee = JumpEntry(rip: rip, key: s.pointee.jump_key, code: code, codePage: codePage)
     }
 
+    /// Translates a block, and after it those that it goes on to and that have been run but not translated: the host falls
+    /// from one into the next. Slow paths come after all of them.
     @inline(never)
     func translate(_ block: UnsafeMutablePointer<Block>) {
         let cache = translations
         if !cache.pointee.hasRoom { dropTranslations() }
+        var run: [(block: UnsafeMutablePointer<Block>, translator: BlockTranslator, body: Int)] = []
+        var next: UnsafeMutablePointer<Block>? = block
+        // Of an absolute block the address is its place in the linear page.
+        let base = s.pointee.rip &- (block.pointee.physical & 4095)
+        while let current = next {
+            next = run.count + 1 < TranslationCache.longestRun ? successor(of: current) : nil
+            let translator = translateAlone(current, base, successor: next)
+            run.append((current, translator, translator.code.count))
+        }
+        var end = cache.pointee.position
+        for n in run.indices {
+            run[n].translator.writeSlowPaths(at: end - run[n].translator.origin)
+            end = run[n].translator.origin + run[n].translator.code.count
+        }
+        cache.pointee.endRun(at: end)
+        if cache.pointee.observer == nil { return }
+        for (block, translator, body) in run {
+            let rip = base &+ (block.pointee.physical & 4095)
+            report(block, translator, rip: rip, length: run.count == 1 ? translator.code.count : body)
+        }
+    }
+
+    /// Writes one block at the cache's position and takes it up.
+    private func translateAlone(
+        _ block: UnsafeMutablePointer<Block>, _ base: UInt64, successor: UnsafeMutablePointer<Block>?
+    ) -> BlockTranslator {
+        let cache = translations
         let position = cache.pointee.position
-        let page = block.pointee.physical >> 12
         let pageOffset = Int(block.pointee.physical & 4095)
-        let absolute = block.pointee.absolute != 0 ? s.pointee.rip : 0
+        let absolute = block.pointee.absolute != 0 ? base &+ UInt64(pageOffset) : 0
         var translator = BlockTranslator(
             code: HostAssembler(start: cache.pointee.memory.writable + position), origin: position,
             common: cache.pointee.common, options: cache.pointee.options, usesRORX: cache.pointee.usesRORX,
@@ -282,14 +310,42 @@ extension VCPU {
             absolute: absolute, vcpu: self,
             liveOut: cache.pointee.options.exactFlags ? .all : flagsWanted(after: block))
         if cache.pointee.observer != nil { translator.marks = [] }
+        translator.successor = successor.map { Int($0.pointee.physical & 4095) }
         translator.translate(
             endsInBranch: block.pointee.endsInBranch, usesGroups: block.pointee.bails < Self.mostBails)
-        if cache.pointee.observer != nil { report(block, translator) }
         block.pointee.host = UInt32(position)
         cache.pointee.add(
-            pageOffset: pageOffset, absolute: absolute, page: page, secondPage: block.pointee.secondPage,
-            modeKey: block.pointee.modeKey,
-            length: translator.code.count)
+            pageOffset: pageOffset, absolute: absolute, page: block.pointee.physical >> 12,
+            secondPage: block.pointee.secondPage, modeKey: block.pointee.modeKey,
+            end: position + translator.code.count)
+        return translator
+    }
+
+    /// The block that one goes on to within its page, by falling through, by a jump or by not jumping, if it has been run
+    /// and isn't translated yet.
+    private func successor(of block: UnsafeMutablePointer<Block>) -> UnsafeMutablePointer<Block>? {
+        if !translations.pointee.options.chains || block.pointee.secondPage != block.pointee.physical >> 12 { return nil }
+        let last = blocks.pointee.instructions + Int(block.pointee.first) + Int(block.pointee.count) - 1
+        var place = Int(block.pointee.physical & 4095) + Int(last.pointee.endOffset)
+        switch last.pointee.operation {
+        case .jmp: place += Int(last.pointee.immediate)
+        case .jcc, .loop, .jcxz: break
+        default: if block.pointee.endsInBranch { return nil }
+        }
+        guard place >= 0, place < 4096 else { return nil }
+        let physical = block.pointee.physical & ~4095 | UInt64(place)
+        let set = blocks.pointee.table + BlockCache.slot(physical, block.pointee.modeKey)
+        for way in 0..<BlockCache.ways {
+            let found = set + way
+            if found.pointee.physical == physical && found.pointee.modeKey == block.pointee.modeKey
+                && found.pointee.absolute == block.pointee.absolute && found.pointee.host == 0
+                && found.pointee.heat > 0 && found.pointee.secondPage == physical >> 12
+                && found.pointee.version == s.pointee.code_versions[Int(physical >> 12)] && found != block
+            {
+                return found
+            }
+        }
+        return nil
     }
 
     /// Forgets all translated code: the cache is full, or its blocks are gone.
