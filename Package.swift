@@ -19,6 +19,10 @@ let package = Package(
             name: "CZydis", providers: [.apt(["libzydis-dev"])]),
         .systemLibrary(
             name: "CSlirp", providers: [.apt(["libslirp-dev"])]),
+        .systemLibrary(
+            name: "CZlib", providers: [.apt(["zlib1g-dev"])]),
+        .systemLibrary(
+            name: "CZstd", providers: [.apt(["libzstd-dev"])]),
 
         // Typed Linux.
         .target(name: "HostOS", dependencies: ["CHost"]),
@@ -49,7 +53,7 @@ let package = Package(
         .testTarget(name: "DevicesTests", dependencies: ["Devices", "MachineTesting"]),
 
         // What stands behind devices.
-        .target(name: "Storage", dependencies: ["HostOS"]),
+        .target(name: "Storage", dependencies: ["HostOS", "CZlib", "CZstd"]),
         .testTarget(name: "StorageTests", dependencies: ["Storage"]),
         .target(name: "Network", dependencies: ["CSlirp", "HostOS"]),
         .testTarget(name: "NetworkTests", dependencies: ["Network"]),
@@ -84,7 +88,7 @@ let package = Package(
         .executableTarget(
             name: "roost",
             dependencies: [
-                "HostOS", "Machine", "Images",
+                "HostOS", "Machine", "Images", "Storage",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),

@@ -5,13 +5,10 @@
 //   1…    virtio disks, in the order of the command line
 //   then  virtio network, entropy, balloon, console (hvc0, for output only)
 package import DeviceModel
-public import Devices
+internal import Devices
 internal import GuestMemory
-internal import HostOS
 internal import Network
-public import Storage
-
-extension RawImage: BlockBackend {}
+internal import Storage
 
 /// What the board's devices stand on, kept as long as the machine.
 package struct Backends: Sendable {
@@ -26,7 +23,7 @@ extension Board {
         for (index, disk) in configuration.disks.enumerated() {
             // Requests are done at once where time is virtual: they finish at the instruction that made them.
             let worker: any Worker = configuration.clock == .virtual ? InlineWorker() : QueueWorker(name: "roost.block")
-            try add(VirtioBlock(backend: try open(disk), door: door, identifier: "disk\(index)", worker: worker))
+            try add(VirtioBlock(backend: try DiskBackend.open(disk), door: door, identifier: "disk\(index)", worker: worker))
         }
         if case .user(let forwards) = configuration.network {
             let network = try makeNetwork(forwards)
@@ -50,16 +47,6 @@ extension Board {
     private func add(_ device: any VirtioDevice) throws(MachineError) {
         guard bridge.add(VirtioPCI(device: device, memory: memory)) != nil else {
             throw MachineError(.host, "more devices than the PCI bus has slots (31)")
-        }
-    }
-
-    private func open(_ disk: DiskConfiguration) throws(MachineError) -> RawImage {
-        do {
-            let image = try RawImage(path: disk.path, readOnly: disk.isReadOnly)
-            if let note = image.note { Terminal.note("roost: \(note)") }
-            return image
-        } catch {
-            throw MachineError(error.code == .inUse ? .diskInUse : .disk, error.description)
         }
     }
 

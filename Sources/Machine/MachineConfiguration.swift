@@ -1,5 +1,6 @@
 // What a machine is made of, as the user says it.
 internal import CPU
+public import Storage
 
 /// What to print about a running machine.
 public struct TraceOptions: OptionSet, Sendable {
@@ -24,15 +25,15 @@ public struct TraceOptions: OptionSet, Sendable {
 
 /// A disk of the machine.
 public struct DiskConfiguration: Sendable, Equatable {
-    /// The raw image.
+    /// The image.
     public var path: String
-    /// The guest can't write it.
-    public var isReadOnly: Bool
+    /// How it is opened.
+    public var options: DiskOptions
 
     /// Names a disk.
-    public init(path: String, isReadOnly: Bool = false) {
+    public init(path: String, options: DiskOptions = DiskOptions()) {
         self.path = path
-        self.isReadOnly = isReadOnly
+        self.options = options
     }
 }
 

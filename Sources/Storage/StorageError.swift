@@ -21,6 +21,14 @@ public struct StorageError: Error, Sendable, Equatable, CustomStringConvertible 
         public static let empty = Code(name: "empty")
         /// An access beyond its end: the request is wrong, or the file has shrunk.
         public static let outOfRange = Code(name: "outOfRange")
+        /// The image contradicts itself or its format.
+        public static let damaged = Code(name: "damaged")
+        /// The format, or something in the image, that Roost doesn't know.
+        public static let unsupported = Code(name: "unsupported")
+        /// A file is there already.
+        public static let exists = Code(name: "exists")
+        /// What was asked for makes no sense.
+        public static let badRequest = Code(name: "badRequest")
         /// The host failed to do it.
         public static let host = Code(name: "host")
     }

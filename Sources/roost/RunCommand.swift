@@ -50,7 +50,7 @@ struct RunCommand: ParsableCommand {
     @Option(help: "The kernel's command line (default for Linux: console=ttyS0).")
     var append: String?
 
-    @Option(help: "A raw disk image as FILE[,readonly]; repeatable.")
+    @Option(help: "A disk image as FILE[,readonly][,snapshot][,format=FORMAT]; repeatable.")
     var disk: [DiskOption] = []
 
     @Option(help: "user[,forward=tcp:HOSTPORT:GUESTPORT]… (default: user) or none.")
@@ -86,6 +86,7 @@ struct RunCommand: ParsableCommand {
     func run() throws {
         let machine = try Machine(try configuration())
         let outcome = machine.run()
+        OpenDisks.flush()
         if stats || json { try printStatistics(machine.statistics) }
         switch outcome {
         case .poweredOff, .reset, .ended: Foundation.exit(0)
@@ -189,23 +190,6 @@ struct MemorySize: ExpressibleByArgument, Equatable {
     }
 
     var defaultValueDescription: String { "\(bytes >> 20)M" }
-}
-
-/// FILE[,readonly].
-struct DiskOption: ExpressibleByArgument {
-    var value: DiskConfiguration
-
-    init?(argument: String) {
-        var path = argument
-        var isReadOnly = false
-        for suffix in [",readonly", ",ro"] where path.hasSuffix(suffix) {
-            path.removeLast(suffix.count)
-            isReadOnly = true
-            break
-        }
-        if path.isEmpty { return nil }
-        value = DiskConfiguration(path: path, isReadOnly: isReadOnly)
-    }
 }
 
 /// user[,forward=tcp:HOSTPORT:GUESTPORT]… or none.

@@ -135,7 +135,7 @@ struct CommandLineTests {
         for (option, value, words) in [
             ("--memory", "12Q", "a number with K, M or G"), ("--net", "usr", "forward=tcp:HOSTPORT:GUESTPORT"),
             ("--console", "file:", "file:PATH or pty"), ("--trace", "exit", "exits, interrupts, instructions, blocks"),
-            ("--debug-exit", "0x10000", "(v << 1) | 1"), ("--disk", "", "FILE[,readonly]"),
+            ("--debug-exit", "0x10000", "(v << 1) | 1"), ("--disk", "", "FILE[,readonly][,snapshot]"),
         ] {
             try expect(["run", "--kernel", "k", option, value], status: 64, "invalid for '\(option)")
             try expect(["run", "--kernel", "k", option, value], status: 64, words)

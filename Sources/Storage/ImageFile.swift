@@ -1,0 +1,140 @@
+// The file that an image is stored in: opened, locked, read in checked pieces.
+internal import Glibc
+internal import HostOS
+
+/// A file or block device, locked for as long as it is open: one may write it, or several may read it.
+final class ImageFile: Sendable {
+    let path: String
+    let isReadOnly: Bool
+    let isBlockDevice: Bool
+    private let file: FileDescriptor
+
+    init(path: String, readOnly: Bool) throws(StorageError) {
+        let file: FileDescriptor
+        do { file = try FileDescriptor.openDisk(path, readOnly ? .readOnly : .readWrite) } catch {
+            throw Self.explain(error, path, readOnly)
+        }
+        switch file.kind {
+        case .regular: isBlockDevice = false
+        case .blockDevice: isBlockDevice = true
+        case .directory: throw StorageError(.directory, "disk \(path): is a directory")
+        case .other: throw StorageError(.notADisk, "disk \(path): is neither a file nor a block device")
+        }
+        try Self.lock(file, path, exclusive: !readOnly)
+        self.path = path
+        isReadOnly = readOnly
+        self.file = file
+    }
+
+    /// Makes a new file and locks it.
+    init(creating path: String, replacing: Bool = false) throws(StorageError) {
+        // One that is in use must not be cut to nothing before its lock is asked for.
+        if replacing, unsafe access(path, F_OK) == 0 { _ = try ImageFile(path: path, readOnly: false) }
+        do { file = try FileDescriptor.createDisk(path, replacing: replacing) } catch {
+            if error.errno == EEXIST { throw StorageError(.exists, "disk \(path): is there already") }
+            throw Self.explain(error, path, false)
+        }
+        guard file.kind == .regular else { throw StorageError(.notADisk, "disk \(path): is not a file") }
+        try Self.lock(file, path, exclusive: true)
+        self.path = path
+        isReadOnly = false
+        isBlockDevice = false
+    }
+
+    /// A new file without a name: it goes when it is closed, however the process ends.
+    static func temporary() throws(StorageError) -> ImageFile {
+        let folder = unsafe getenv("TMPDIR").map { unsafe String(cString: $0) } ?? "/var/tmp"
+        let file = try ImageFile(creating: "\(folder)/roost-\(getpid())-\(UInt64.random(in: 0 ... .max)).qcow2")
+        file.unlink()
+        return file
+    }
+
+    private static func lock(
+        _ file: borrowing FileDescriptor, _ path: String, exclusive: Bool
+    ) throws(StorageError) {
+        do {
+            if try file.lock(exclusive: exclusive) { return }
+        } catch {
+            throw StorageError(.host, "disk \(path): \(error)")
+        }
+        let holder = file.lockHolder(exclusive: exclusive).map { " by process \($0)" } ?? ""
+        throw StorageError(.inUse, "disk \(path): is already in use\(holder)")
+    }
+
+    private static func explain(_ error: HostError, _ path: String, _ readOnly: Bool) -> StorageError {
+        switch error.errno {
+        case ENOENT, ENOTDIR: return StorageError(.missing, "disk \(path): no such file")
+        case EISDIR: return StorageError(.directory, "disk \(path): is a directory")
+        case EROFS: return StorageError(.notWritable, "disk \(path): is on a read-only file system; add ,readonly")
+        case EACCES, EPERM:
+            if readOnly { return StorageError(.notReadable, "disk \(path): may not be read (\(error.reason))") }
+            return StorageError(.notWritable, "disk \(path): is not writable; add ,readonly to read it")
+        default: return StorageError(.host, "disk \(path): \(error.reason)")
+        }
+    }
+
+    /// Takes the name away; the file goes when it is closed.
+    func unlink() { _ = unsafe Glibc.unlink(path) }
+
+    // MARK: Length
+
+    /// Bytes in the file now.
+    func byteCount() throws -> UInt64 { try file.byteCount() }
+
+    /// Sets the file's length.
+    func setByteCount(_ count: UInt64) throws { try file.setByteCount(count) }
+
+    // MARK: Transfers
+
+    /// Fills `range` of an array; what lies beyond the file's end is zeroes. Returns how many bytes the file had.
+    @discardableResult
+    func read(at offset: UInt64, into bytes: inout [UInt8], _ range: Range<Int>) throws -> Int {
+        let got = try file.read(at: offset, into: &bytes, range)
+        if got < range.count {
+            for index in range.lowerBound + got..<range.upperBound { bytes[index] = 0 }
+        }
+        return got
+    }
+
+    /// Reads exactly `count` bytes. The file must hold them: its own words can't make Roost take memory.
+    func read(at offset: UInt64, exactly count: Int, _ what: String) throws -> [UInt8] {
+        let end = try file.byteCount()
+        guard count >= 0, offset <= end, UInt64(count) <= end - offset else {
+            throw damaged("its \(what) lies beyond its end")
+        }
+        let bytes = try file.read(at: offset, count: count)
+        guard bytes.count == count else { throw damaged("its \(what) is cut off") }
+        return bytes
+    }
+
+    func write(_ bytes: ArraySlice<UInt8>, at offset: UInt64) throws { try file.write(bytes, at: offset) }
+
+    func write(_ bytes: [UInt8], at offset: UInt64) throws { try file.write(bytes[...], at: offset) }
+
+    func synchronize() throws { try file.synchronize() }
+
+    /// Gives a range back to the host; false if it can't be done here.
+    func discard(at offset: UInt64, length: UInt64) throws -> Bool { try file.discard(at: offset, length: length) }
+
+    /// Makes a range zero without writing it; false if it can't be done here.
+    func zero(at offset: UInt64, length: UInt64) throws -> Bool { try file.zero(at: offset, length: length) }
+
+    /// Takes room for a range on the host.
+    func allocate(at offset: UInt64, length: UInt64) throws { try file.allocate(at: offset, length: length) }
+
+    /// What the file system says about `offset`.
+    func extent(at offset: UInt64, limit: UInt64) throws -> DiskExtent {
+        if isBlockDevice { return DiskExtent(length: limit, isZero: false) }
+        guard let data = try file.nextData(at: offset) else { return DiskExtent(length: limit, isZero: true) }
+        if data.lowerBound > offset { return DiskExtent(length: min(limit, data.lowerBound - offset), isZero: true) }
+        return DiskExtent(length: max(1, min(limit, data.upperBound - offset)), isZero: false)
+    }
+
+    // MARK: Errors
+
+    /// The image contradicts itself.
+    func damaged(_ what: String) -> StorageError { StorageError(.damaged, "disk \(path): \(what)") }
+
+    /// The image has something that Roost doesn't know.
+    func unsupported(_ what: String) -> StorageError { StorageError(.unsupported, "disk \(path): \(what)") }
+}

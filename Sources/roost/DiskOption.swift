@@ -1,0 +1,35 @@
+// The value of `--disk`.
+public import ArgumentParser
+internal import Machine
+internal import Storage
+
+/// FILE[,readonly][,snapshot][,internal=NAME][,format=FORMAT].
+///
+/// What follows the file is taken from the end as far as it makes sense, so that a file's name may have commas.
+struct DiskOption: ExpressibleByArgument {
+    var value: DiskConfiguration
+
+    init?(argument: String) {
+        var path = argument[...]
+        var options = DiskOptions()
+        while let comma = path.lastIndex(of: ",") {
+            let word = path[path.index(after: comma)...]
+            if word == "readonly" || word == "ro" {
+                options.isReadOnly = true
+            } else if word == "snapshot" {
+                options.isTemporary = true
+            } else if word.hasPrefix("internal=") {
+                options.snapshot = String(word.dropFirst(9))
+                options.isReadOnly = true
+            } else if word.hasPrefix("format=") {
+                guard let format = DiskFormat(name: String(word.dropFirst(7))) else { return nil }
+                options.format = format
+            } else {
+                break
+            }
+            path = path[..<comma]
+        }
+        if path.isEmpty { return nil }
+        value = DiskConfiguration(path: String(path), options: options)
+    }
+}
