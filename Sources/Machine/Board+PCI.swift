@@ -23,7 +23,9 @@ extension Board {
         for (index, disk) in configuration.disks.enumerated() {
             // Requests are done at once where time is virtual: they finish at the instruction that made them.
             let worker: any Worker = configuration.clock == .virtual ? InlineWorker() : QueueWorker(name: "roost.block")
-            try add(VirtioBlock(backend: try DiskBackend.open(disk), door: door, identifier: "disk\(index)", worker: worker))
+            try add(
+                VirtioBlock(backend: try DiskBackend.open(disk), door: door, identifier: "disk\(index)", worker: worker)
+            )
         }
         if case .user(let forwards) = configuration.network {
             let network = try makeNetwork(forwards)

@@ -38,23 +38,35 @@ extension [UInt8] {
         }
     }
 
-    /// Whether all are zero; a word at a time.
+    /// Whether all in a range are zero.
     func isZero(_ range: Range<Int>) -> Bool {
-        self[range].allSatisfy { $0 == 0 }
+        // Mostly the first byte decides; the rest goes by words.
+        guard let first = self[range].first else { return true }
+        if first != 0 { return false }
+        var sum: UInt64 = 0
+        let bytes = unsafe self.span.extracting(range).bytes
+        var index = 0
+        while index + 8 <= bytes.byteCount {
+            // SAFETY: the eight bytes are inside the span, and any bits are a number.
+            unsafe sum |= bytes.unsafeLoadUnaligned(fromByteOffset: index, as: UInt64.self)
+            if sum != 0 { return false }
+            index += 8
+        }
+        while index < bytes.byteCount {
+            unsafe sum |= UInt64(bytes.unsafeLoad(fromByteOffset: index, as: UInt8.self))
+            index += 1
+        }
+        return sum == 0
     }
 }
 
 extension [UInt64] {
     /// Numbers of a table stored most significant byte first.
     init(big bytes: [UInt8]) {
-        self.init()
-        reserveCapacity(bytes.count / 8)
-        var index = 0
-        while index + 8 <= bytes.count {
-            var value: UInt64 = 0
-            for byte in index..<index + 8 { value = value << 8 | UInt64(bytes[byte]) }
-            append(value)
-            index += 8
+        let span = unsafe bytes.span.bytes
+        self = (0..<bytes.count / 8).map { index in
+            // SAFETY: the eight bytes are inside the span, and any bits are a number.
+            unsafe span.unsafeLoadUnaligned(fromByteOffset: index * 8, as: UInt64.self).bigEndian
         }
     }
 

@@ -76,6 +76,9 @@ final class ImageFile: Sendable {
     /// Takes the name away; the file goes when it is closed.
     func unlink() { _ = unsafe Glibc.unlink(path) }
 
+    /// Takes a name away.
+    static func remove(_ path: String) { _ = unsafe Glibc.unlink(path) }
+
     // MARK: Length
 
     /// Bytes in the file now.

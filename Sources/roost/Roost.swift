@@ -3,12 +3,13 @@ internal import ArgumentParser
 internal import Foundation
 internal import Images
 internal import Machine
+internal import Storage
 
 @main
 struct Roost: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Virtual machines for x86-64 Linux hosts.", version: "roost 0.1",
-        subcommands: [RunCommand.self, ImageCommand.self, DoctorCommand.self])
+        subcommands: [RunCommand.self, ImageCommand.self, DiskCommand.self, DoctorCommand.self])
 
     static func main() {
         do {
@@ -20,6 +21,9 @@ struct Roost: ParsableCommand {
         } catch let error as MachineError {
             complain(error.description)
             Foundation.exit(ExitStatus.code(for: error))
+        } catch let error as StorageError {
+            complain(error.description)
+            Foundation.exit(error.code == .inUse ? ExitStatus.diskInUse : ExitStatus.disk)
         } catch let error as ImageError {
             complain(error.description)
             Foundation.exit(ExitStatus.image)

@@ -35,11 +35,13 @@ enum UsageMessage {
     /// A word that stands where a command is wanted and is none.
     private static func mistypedCommand(_ arguments: [String]) -> (word: String, known: [String])? {
         guard let first = arguments.first, !first.hasPrefix("-") else { return nil }
-        let commands = ["run", "image", "help"]
+        let commands = ["run", "image", "disk", "help"]
         if !commands.contains(first) { return (first, commands) }
-        guard first == "image", arguments.count > 1, !arguments[1].hasPrefix("-") else { return nil }
-        let imageCommands = ["build", "list"]
-        return imageCommands.contains(arguments[1]) ? nil : (arguments[1], imageCommands)
+        let further = [
+            "image": ["build", "list"], "disk": ["create", "info", "convert", "check", "resize", "snapshot"],
+        ]
+        guard let known = further[first], arguments.count > 1, !arguments[1].hasPrefix("-") else { return nil }
+        return known.contains(arguments[1]) ? nil : (arguments[1], known)
     }
 
     /// How many letters must change to make one word of the other.

@@ -8,8 +8,10 @@ import Testing
 final class Folder: Sendable {
     let path: String
 
-    init() throws {
-        path = NSTemporaryDirectory() + "roost-storage-\(UUID().uuidString)"
+    /// In memory, nothing waits for the host's disk.
+    init(inMemory: Bool = false) throws {
+        let hasMemory = inMemory && access("/dev/shm", W_OK) == 0
+        path = (hasMemory ? "/dev/shm/" : NSTemporaryDirectory()) + "roost-storage-\(UUID().uuidString)"
         try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
     }
 

@@ -29,7 +29,8 @@ public struct Qcow2Options: Sendable {
         func require(_ condition: Bool, _ what: String) throws(StorageError) {
             if !condition { throw StorageError(.badRequest, what) }
         }
-        try require(size >= 512 && size % 512 == 0 && size <= 1 << 62, "the size must be a multiple of 512, and not zero")
+        try require(
+            size >= 512 && size % 512 == 0 && size <= 1 << 62, "the size must be a multiple of 512, and not zero")
         try require(
             clusterSize & (clusterSize - 1) == 0 && (512...2 << 20).contains(clusterSize),
             "the cluster size must be a power of two from 512 to 2M")

@@ -73,10 +73,14 @@ struct Qcow2Header: Sendable, Equatable {
             throw file.unsupported("is of qcow2's version \(version); there are 2 and 3")
         }
         let bits = try fixed.big(UInt32.self, 0x14)
-        guard (9...21).contains(bits) else { throw file.damaged("has clusters of 2^\(bits) bytes; 2^9 to 2^21 are possible") }
+        guard (9...21).contains(bits) else {
+            throw file.damaged("has clusters of 2^\(bits) bytes; 2^9 to 2^21 are possible")
+        }
         clusterBits = Int(bits)
         size = try fixed.big(UInt64.self, 0x18)
-        guard try fixed.big(UInt32.self, 0x20) == 0 else { throw file.unsupported("is encrypted, which Roost can't read") }
+        guard try fixed.big(UInt32.self, 0x20) == 0 else {
+            throw file.unsupported("is encrypted, which Roost can't read")
+        }
         if version == 3 { try readVersion3(file) } else { length = 72 }
         try readTables(file, fixed)
         try readExtensions(file)
@@ -99,7 +103,9 @@ struct Qcow2Header: Sendable, Equatable {
         try refuseUnknownFeatures(file)
         if length > 104 {
             let kind = try file.read(at: 104, exactly: 1, "header")[0]
-            guard kind <= 1 else { throw file.unsupported("has clusters compressed in a way (\(kind)) that Roost doesn't know") }
+            guard kind <= 1 else {
+                throw file.unsupported("has clusters compressed in a way (\(kind)) that Roost doesn't know")
+            }
             isZstd = kind == 1
         }
         guard isZstd == features.contains(.compressionType) else {
@@ -114,7 +120,8 @@ struct Qcow2Header: Sendable, Equatable {
         if features.contains(.extendedL2) { throw file.unsupported("has subclusters, which Roost can't read") }
         let unknown = features.subtracting([.dirty, .corrupt, .compressionType])
         guard unknown.isEmpty else {
-            throw file.unsupported("needs features that Roost doesn't know (bits \(String(unknown.rawValue, radix: 16)))")
+            throw file.unsupported(
+                "needs features that Roost doesn't know (bits \(String(unknown.rawValue, radix: 16)))")
         }
     }
 
@@ -133,7 +140,9 @@ struct Qcow2Header: Sendable, Equatable {
         let clusters = try fixed.big(UInt32.self, 0x38)
         guard clusters > 0, clusters <= UInt32(Self.largestRefcountTable / clusterSize),
             refcountTableOffset & mask == 0, refcountTableOffset <= 1 << 56
-        else { throw file.damaged("has a refcount table that can't be (\(clusters) clusters at \(refcountTableOffset))") }
+        else {
+            throw file.damaged("has a refcount table that can't be (\(clusters) clusters at \(refcountTableOffset))")
+        }
         refcountTableClusters = Int(clusters)
         let snapshots = try fixed.big(UInt32.self, 0x3C)
         snapshotsOffset = try fixed.big(UInt64.self, 0x40)

@@ -29,7 +29,9 @@ public final class Qcow2Image: DiskImage {
             throw file.damaged("is marked as corrupt; add ,readonly, or repair it with 'qemu-img check -r all'")
         }
         var notes: [String] = []
-        if header.size & 511 != 0 { notes.append("its last \(header.size & 511) bytes don't fill a sector and are left out") }
+        if header.size & 511 != 0 {
+            notes.append("its last \(header.size & 511) bytes don't fill a sector and are left out")
+        }
         if !file.isReadOnly, header.autoclear != 0 {
             if header.hasBitmaps { notes.append("its dirty bitmaps are no longer valid") }
             header.autoclear = 0
@@ -130,7 +132,7 @@ public final class Qcow2Image: DiskImage {
 
     /// Writes a cluster compressed; false if it has to be written as it is.
     func writeCompressed(_ bytes: [UInt8], at offset: UInt64) throws -> Bool {
-        try checkWritable(offset, UInt64(bytes.count))
+        try checkWritable(offset, 1)
         return try volume.withLock { try $0.writeCompressed(bytes, at: offset) }
     }
 

@@ -38,7 +38,9 @@ public struct Qcow2Snapshot: Sendable, Codable, Equatable {
             let idCount = Int(try fixed.big(UInt16.self, 0x0C))
             let nameCount = Int(try fixed.big(UInt16.self, 0x0E))
             let extraCount = Int(try fixed.big(UInt32.self, 0x24))
-            guard extraCount <= 1024 else { throw file.damaged("has a snapshot with \(extraCount) bytes of extra data") }
+            guard extraCount <= 1024 else {
+                throw file.damaged("has a snapshot with \(extraCount) bytes of extra data")
+            }
             let rest = try file.read(at: place + 40, exactly: extraCount + idCount + nameCount, "table of snapshots")
             let entries = try fixed.big(UInt32.self, 8)
             let offset = try fixed.big(UInt64.self, 0)
@@ -54,7 +56,9 @@ public struct Qcow2Snapshot: Sendable, Codable, Equatable {
                     diskSize: extraCount >= 16 ? try rest.big(UInt64.self, 8) : nil,
                     l1Offset: offset, l1Entries: Int(entries)))
             place += UInt64((40 + extraCount + idCount + nameCount + 7) & ~7)
-            guard place - header.snapshotsOffset <= 16 << 20 else { throw file.damaged("has a table of snapshots without end") }
+            guard place - header.snapshotsOffset <= 16 << 20 else {
+                throw file.damaged("has a table of snapshots without end")
+            }
         }
         return (found, place - header.snapshotsOffset)
     }

@@ -49,7 +49,9 @@ extension Qcow2Volume {
         }
         var value: UInt64 = 0
         let bytes = 1 << (order - 3)
-        for byte in index * bytes..<(index + 1) * bytes { value = value << 8 | UInt64(refcounts.slots[place].entries[byte]) }
+        for byte in index * bytes..<(index + 1) * bytes {
+            value = value << 8 | UInt64(refcounts.slots[place].entries[byte])
+        }
         return value
     }
 

@@ -129,7 +129,8 @@ extension Qcow2Volume {
             switch try cluster(entry) {
             case .data(let host):
                 var run = 1
-                while run < clusters, l2.slots[place].entries[index + run] == entry &+ UInt64(run << header.clusterBits) {
+                while run < clusters, l2.slots[place].entries[index + run] == entry &+ UInt64(run << header.clusterBits)
+                {
                     run += 1
                 }
                 let part = bytes.prefix((run << header.clusterBits) - inCluster)
@@ -234,7 +235,9 @@ extension Qcow2Volume {
     /// Writes a whole cluster compressed, if it isn't allocated yet and gets smaller; false if not.
     mutating func writeCompressed(_ bytes: [UInt8], at offset: UInt64) throws -> Bool {
         let method: Compression = header.isZstd ? .zstd : .deflate
-        guard bytes.count == clusterSize, let packed = method.compress(bytes, limit: clusterSize - 512) else { return false }
+        guard bytes.count == clusterSize, let packed = method.compress(bytes, limit: clusterSize - 512) else {
+            return false
+        }
         let place = try l2PlaceForWriting(Int(offset / header.bytesPerL2))
         let index = Int((offset % header.bytesPerL2) >> clusterBits)
         guard try cluster(l2.slots[place].entries[index]) == .unallocated else { return false }

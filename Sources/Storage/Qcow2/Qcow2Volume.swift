@@ -167,6 +167,7 @@ struct Qcow2Volume: Sendable {
         let released = releases
         releases = []
         for release in released { try drop(release) }
+        try writeRefcounts()
     }
 
     /// Makes what is written durable.

@@ -111,6 +111,14 @@ public final class RawImage: DiskImage {
         return try file.extent(at: offset, limit: limit)
     }
 
+    /// Changes the file's length; the image must be opened anew afterwards.
+    func resize(to size: UInt64) throws {
+        guard !file.isBlockDevice, size >= 512, size & 511 == 0, size <= 1 << 62 else {
+            throw StorageError(.badRequest, "disk \(path): its size must be a multiple of 512, and a file's")
+        }
+        try file.setByteCount(size)
+    }
+
     /// Makes a new file of `size` bytes.
     static func create(
         path: String, size: UInt64, preallocation: Preallocation, replacing: Bool = false

@@ -31,7 +31,9 @@ struct VDILayout: BlockLayout {
         guard try header.part(0x1A8, 16).allSatisfy({ $0 == 0 }) else {
             throw file.unsupported("is a VDI image that needs another, which it is linked to")
         }
-        guard try header.little(UInt32.self, 0x168) == 512 else { throw file.unsupported("has sectors of other than 512 bytes") }
+        guard try header.little(UInt32.self, 0x168) == 512 else {
+            throw file.unsupported("has sectors of other than 512 bytes")
+        }
         byteCount = try header.little(UInt64.self, 0x170)
         blockSize = UInt64(try header.little(UInt32.self, 0x178))
         blocks = UInt64(try header.little(UInt32.self, 0x180))
@@ -47,7 +49,9 @@ struct VDILayout: BlockLayout {
         guard block < blocks else { throw table.file.damaged("has no block \(block)") }
         let entry = try table.little32(at: mapOffset + block * 4)
         if entry >= 0xFFFF_FFFE { return .zero }
-        guard UInt64(entry) < blocks else { throw table.file.damaged("has a block map with a block \(entry) that isn't") }
+        guard UInt64(entry) < blocks else {
+            throw table.file.damaged("has a block map with a block \(entry) that isn't")
+        }
         return .file(dataOffset + UInt64(entry) * stride + (stride - blockSize))
     }
 }

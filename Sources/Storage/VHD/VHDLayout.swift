@@ -57,7 +57,9 @@ struct VHDLayout: BlockLayout {
     private static func verify(_ bytes: [UInt8], at place: Int, _ file: ImageFile, _ what: String) throws {
         var sum: UInt32 = 0
         for (index, byte) in bytes.enumerated() where !(place..<place + 4).contains(index) { sum &+= UInt32(byte) }
-        guard try bytes.big(UInt32.self, place) == ~sum else { throw file.damaged("has a \(what) with a wrong checksum") }
+        guard try bytes.big(UInt32.self, place) == ~sum else {
+            throw file.damaged("has a \(what) with a wrong checksum")
+        }
     }
 
     /// Virtual PC, and QEMU in its place, mean the geometry; everything else means the size.
@@ -67,7 +69,9 @@ struct VHDLayout: BlockLayout {
         let (heads, sectors) = (UInt64(footer[0x3A]), UInt64(footer[0x3B]))
         let geometry = cylinders * heads * sectors
         let largest: UInt64 = 65535 * 16 * 255
-        guard ["vpc ", "vs  ", "qemu"].contains(try footer.text(0x1C, 4)), geometry != 0, geometry != largest else { return size }
+        guard ["vpc ", "vs  ", "qemu"].contains(try footer.text(0x1C, 4)), geometry != 0, geometry != largest else {
+            return size
+        }
         return geometry * 512
     }
 

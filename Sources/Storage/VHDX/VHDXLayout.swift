@@ -31,11 +31,15 @@ struct VHDXLayout: BlockLayout {
         let items = try Self.items(file, metadata)
         let parameters = try Self.item(file, items, "37 67 A1 CA 36 FA 43 4D B3 B6 33 F0 AA 44 E7 6B", 8)
         blockSize = UInt64(try parameters.little(UInt32.self, 0))
-        guard try parameters.little(UInt32.self, 4) & 2 == 0 else { throw file.unsupported("is a VHDX image that needs another") }
-        byteCount = try Self.item(file, items, "24 42 A5 2F 1B CD 76 48 B2 11 5D BE D8 3B F4 B8", 8).little(UInt64.self, 0)
+        guard try parameters.little(UInt32.self, 4) & 2 == 0 else {
+            throw file.unsupported("is a VHDX image that needs another")
+        }
+        byteCount = try Self.item(file, items, "24 42 A5 2F 1B CD 76 48 B2 11 5D BE D8 3B F4 B8", 8).little(
+            UInt64.self, 0)
         let sector = UInt64(
             try Self.item(file, items, "1D BF 41 81 6F A9 09 47 BA 47 F2 33 A8 FA AB 5F", 4).little(UInt32.self, 0))
-        guard sector == 512 || sector == 4096, (1 << 20...256 << 20).contains(blockSize), blockSize & (blockSize - 1) == 0,
+        guard sector == 512 || sector == 4096, (1 << 20...256 << 20).contains(blockSize),
+            blockSize & (blockSize - 1) == 0,
             byteCount <= 64 << 40
         else { throw file.damaged("has metadata that can't be") }
         chunk = (1 << 23) * sector / blockSize
@@ -46,7 +50,9 @@ struct VHDXLayout: BlockLayout {
     private static let tableRegion = bytes("66 77 C2 2D 23 F6 00 42 9D 64 11 5E 9B FD 4A 08")
     private static let metadataRegion = bytes("06 A2 7C 8B 90 47 9A 4B B8 FE 57 5F 05 0F 88 6E")
 
-    private static func bytes(_ text: String) -> [UInt8] { text.split(separator: " ").map { UInt8($0, radix: 16) ?? 0 } }
+    private static func bytes(_ text: String) -> [UInt8] {
+        text.split(separator: " ").map { UInt8($0, radix: 16) ?? 0 }
+    }
 
     // MARK: Headers
 
@@ -69,10 +75,13 @@ struct VHDXLayout: BlockLayout {
     /// Whether the CRC-32C at byte 4 is that of the rest.
     private static func isIntact(_ bytes: [UInt8]) throws -> Bool {
         let expected = try bytes.little(UInt32.self, 4)
+        let table = (0..<256).map { byte in
+            (0..<8).reduce(UInt32(byte)) { crc, _ in crc >> 1 ^ (crc & 1 == 0 ? 0 : 0x82F6_3B78) }
+        }
         var crc: UInt32 = .max
         for (index, byte) in bytes.enumerated() {
-            crc ^= UInt32((4..<8).contains(index) ? 0 : byte)
-            for _ in 0..<8 { crc = crc >> 1 ^ (crc & 1 == 0 ? 0 : 0x82F6_3B78) }
+            let byte = (4..<8).contains(index) ? 0 : byte
+            crc = crc >> 8 ^ table[Int(UInt8(truncatingIfNeeded: crc) ^ byte)]
         }
         return ~crc == expected
     }

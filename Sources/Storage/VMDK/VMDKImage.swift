@@ -33,7 +33,9 @@ struct VMDKDescriptor: Equatable {
                 else { throw file.damaged("has a descriptor with the line '\(line.prefix(80))'") }
                 let quoted = line.split(separator: "\"", omittingEmptySubsequences: false)
                 let offset = quoted.count > 2 ? UInt64(quoted[2].split(separator: " ").first ?? "0") : 0
-                guard let offset, offset <= 1 << 53 else { throw file.damaged("has an extent at a place that can't be") }
+                guard let offset, offset <= 1 << 53 else {
+                    throw file.damaged("has an extent at a place that can't be")
+                }
                 extents.append(
                     Extent(
                         sectors: sectors, type: String(words[2]), file: quoted.count > 1 ? String(quoted[1]) : "",
@@ -143,7 +145,9 @@ final class VMDKImage: ReadOnlyDiskImage {
         try checkRange(offset, limit)
         for extent in extents where extent.start <= offset && offset < extent.end {
             let limit = min(limit, extent.end - offset)
-            guard case .image(let image, let place) = extent.content else { return DiskExtent(length: limit, isZero: true) }
+            guard case .image(let image, let place) = extent.content else {
+                return DiskExtent(length: limit, isZero: true)
+            }
             return try image.extent(at: offset - extent.start + place, limit: limit)
         }
         return DiskExtent(length: limit, isZero: true)
