@@ -1,5 +1,5 @@
 // The value of `--disk`.
-public import ArgumentParser
+internal import ArgumentParser
 internal import Machine
 internal import Storage
 

@@ -51,7 +51,7 @@ import Testing
             }
             let isCut = round % (original.count > 1 << 21 ? 256 : 16) == 15
             if isCut { ftruncate(descriptor, Int.random(in: 0..<original.count, using: &random)) }
-            if Bool.random(using: &random) { changed += Checksums.repair(words[0], descriptor, original.count) }
+            if Bool.random(using: &random) { changed += Checksums.repair(words[0], descriptor, changed) }
             let outcome = exercise(path, &random, isQcow2: words[0] == "qcow2")
             opened += outcome.isOpened ? 1 : 0
             if outcome.mayBeWritten || isCut {
@@ -98,8 +98,9 @@ import Testing
 
 /// Sums that a format protects its headers with, set right so that what was changed in them is looked at.
 private enum Checksums {
-    /// Sets all of an image right; returns what was changed.
-    static func repair(_ format: String, _ descriptor: Int32, _ size: Int) -> [Range<Int>] {
+    /// Sets the sums of what was changed right; returns where they are.
+    static func repair(_ format: String, _ descriptor: Int32, _ changed: [Range<Int>]) -> [Range<Int>] {
+        func isChanged(_ place: Int, _ count: Int) -> Bool { changed.contains { $0.overlaps(place..<place + count) } }
         switch format {
         case "vpc":
             return [(0, 512, 0x40), (512, 1024, 0x24)].map { (place: Int, count: Int, sum: Int) in
@@ -109,7 +110,8 @@ private enum Checksums {
                 return put(value.bigEndian, descriptor, place + sum)
             }
         case "vhdx":
-            return [(0x10000, 4096), (0x20000, 4096), (0x30000, 65536), (0x40000, 65536)].map { place, count in
+            return [(0x10000, 4096), (0x20000, 4096), (0x30000, 65536), (0x40000, 65536)].filter(isChanged).map {
+                place, count in
                 var bytes = read(descriptor, place, count)
                 for index in 4..<8 { bytes[index] = 0 }
                 let crc = bytes.reduce(UInt32.max) { $0 >> 8 ^ table[Int(UInt8(truncatingIfNeeded: $0) ^ $1)] }
