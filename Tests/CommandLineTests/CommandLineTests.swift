@@ -168,10 +168,19 @@ struct CommandLineTests {
         // A program that runs can't be written, not even by root.
         let busy = try file("busy", Array(try Data(contentsOf: URL(fileURLWithPath: "/bin/sleep"))))
         try FileManager.default.setAttributes([.posixPermissions: 0o700], ofItemAtPath: busy)
-        let sleep = try Process.run(URL(fileURLWithPath: busy), arguments: ["100"])
+        let sleep = try startWhenWritten(busy)
         // The tests' threads block SIGTERM, and so do their children.
         defer { kill(sleep.processIdentifier, SIGKILL) }
         try expect(arguments + [busy], status: 68, "busy")
+    }
+
+    /// Starts a program that was just written: another test's child may have it open for writing until it executes.
+    private func startWhenWritten(_ path: String) throws -> Process {
+        for _ in 0..<100 {
+            if let process = try? Process.run(URL(fileURLWithPath: path), arguments: ["100"]) { return process }
+            usleep(10_000)
+        }
+        return try Process.run(URL(fileURLWithPath: path), arguments: ["100"])
     }
 
     @Test("Help goes to standard output with status 0")

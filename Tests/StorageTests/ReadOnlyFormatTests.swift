@@ -22,7 +22,7 @@ import Testing
         try #require(run.status == 0, "\(run.output)")
         let format = kind == "vpc fixed" ? DiskFormat.vhd : nil
         do {
-            let image = try Disk.open(path, DiskOptions(isReadOnly: true, format: format))
+            let image = try openDisk(path, DiskOptions(isReadOnly: true, format: format))
             try check(image, path, format, words[0])
             try DiskConverter.convert(image, to: back, .raw(.off))
         }
@@ -30,7 +30,7 @@ import Testing
         let same = try QEMU.run("qemu-img", ["compare", "-f", words[0], "-F", "raw", path, back])
         #expect(same.status == 0, "\(same.output)")
         // Writes go to an overlay.
-        let overlay = try Disk.open(path, DiskOptions(format: format, isTemporary: true))
+        let overlay = try openDisk(path, DiskOptions(format: format, isTemporary: true))
         try overlay.write([UInt8](repeating: 9, count: 512), at: 1024)
         #expect(try overlay.read(at: 1024, count: 512).allSatisfy { $0 == 9 })
         #expect(try overlay.read(at: 1 << 20, count: 512).allSatisfy { $0 == 5 })

@@ -35,6 +35,22 @@ struct Seeded: RandomNumberGenerator {
     }
 }
 
+/// Does something again while an image is in use: another test's child holds all descriptors between fork and exec.
+func patiently<Result>(_ body: () throws -> Result) throws -> Result {
+    for _ in 0..<200 {
+        do { return try body() } catch let error as StorageError where error.code == .inUse { usleep(10_000) }
+    }
+    return try body()
+}
+
+/// Opens an image, patiently.
+func openDisk(_ path: String, _ options: DiskOptions = DiskOptions()) throws -> any DiskImage {
+    try patiently { try Disk.open(path, options) }
+}
+
+/// Describes an image, patiently.
+func report(_ path: String) throws -> DiskReport { try patiently { try DiskReport(path) } }
+
 /// A run of qemu-img or qemu-io.
 struct QEMU {
     var status: Int32
@@ -42,6 +58,15 @@ struct QEMU {
 
     @discardableResult
     static func run(_ tool: String, _ arguments: [String]) throws -> QEMU {
+        for _ in 0..<100 {
+            let run = try start(tool, arguments)
+            if run.status == 0 || !run.output.contains(" lock\n") { return run }
+            usleep(10_000)
+        }
+        return try start(tool, arguments)
+    }
+
+    private static func start(_ tool: String, _ arguments: [String]) throws -> QEMU {
         let process = Process()
         process.executableURL = URL(fileURLWithPath: "/usr/bin/" + tool)
         process.arguments = arguments
