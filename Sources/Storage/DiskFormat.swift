@@ -63,6 +63,8 @@ public struct DiskOptions: Sendable, Equatable {
     public var isTemporary: Bool
     /// An internal snapshot to open instead of the current content, by name or number; read-only.
     public var snapshot: String?
+    /// How fast it may be used.
+    public var limits = DiskLimits()
 
     /// Options.
     public init(
@@ -85,14 +87,17 @@ public enum Disk {
         -> any DiskImage
     {
         try explaining(path) {
-            if options.isTemporary {
-                var base = options
-                base.isTemporary = false
-                base.isReadOnly = true
-                return try Qcow2Image.temporaryOverlay(of: try open(path, base, depth: 0, isBase: true))
-            }
-            return try open(path, options, depth: 0, isBase: false)
+            let image = try openUnlimited(path, options)
+            return options.limits == DiskLimits() ? image : LimitedImage(image, options.limits)
         }
+    }
+
+    private static func openUnlimited(_ path: String, _ options: DiskOptions) throws -> any DiskImage {
+        guard options.isTemporary else { return try open(path, options, depth: 0, isBase: false) }
+        var base = options
+        base.isTemporary = false
+        base.isReadOnly = true
+        return try Qcow2Image.temporaryOverlay(of: try open(path, base, depth: 0, isBase: true))
     }
 
     /// Runs something that may fail in any way, so that it fails in one.

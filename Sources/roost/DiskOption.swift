@@ -3,7 +3,7 @@ internal import ArgumentParser
 internal import Machine
 internal import Storage
 
-/// FILE[,readonly][,snapshot][,internal=NAME][,format=FORMAT].
+/// FILE[,readonly][,snapshot][,internal=NAME][,format=FORMAT][,iops=NUMBER][,bps=SIZE].
 ///
 /// What follows the file is taken from the end as far as it makes sense, so that a file's name may have commas.
 struct DiskOption: ExpressibleByArgument {
@@ -24,6 +24,12 @@ struct DiskOption: ExpressibleByArgument {
             } else if word.hasPrefix("format=") {
                 guard let format = DiskFormat(name: String(word.dropFirst(7))) else { return nil }
                 options.format = format
+            } else if word.hasPrefix("iops=") {
+                guard let number = UInt64(word.dropFirst(5)), number > 0 else { return nil }
+                options.limits.operations = number
+            } else if word.hasPrefix("bps=") {
+                guard let size = MemorySize(argument: String(word.dropFirst(4))), size.bytes > 0 else { return nil }
+                options.limits.bytes = size.bytes
             } else {
                 break
             }

@@ -50,7 +50,7 @@ struct RunCommand: ParsableCommand {
     @Option(help: "The kernel's command line (default for Linux: console=ttyS0).")
     var append: String?
 
-    @Option(help: "A disk image as FILE[,readonly][,snapshot][,format=FORMAT]; repeatable.")
+    @Option(help: "A disk image as FILE[,readonly][,snapshot][,format=FORMAT][,iops=NUMBER][,bps=SIZE]; repeatable.")
     var disk: [DiskOption] = []
 
     @Option(help: "user[,forward=tcp:HOSTPORT:GUESTPORT]… (default: user) or none.")
