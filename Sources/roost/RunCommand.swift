@@ -38,7 +38,8 @@ struct RunCommand: ParsableCommand {
     @Option(help: "Memory: bytes, or a number with K, M or G.")
     var memory: MemorySize = MemorySize(bytes: 512 << 20)
 
-    @Option(help: "Memory that the guest is asked to give back (its virtio balloon): bytes, or a number with K, M or G.")
+    @Option(
+        help: "Memory that the guest is asked to give back (its virtio balloon): bytes, or a number with K, M or G.")
     var balloon: MemorySize = MemorySize(bytes: 0)
 
     @Option(help: "A kernel: Linux bzImage, PVH ELF or Multiboot.")

@@ -12,7 +12,8 @@ import Testing
         rig.start(features: Self.features | VirtioFeature.version1)
         // Pages with something in them.
         for page in 0..<16 as Range<UInt64> {
-            try rig.memory.write([UInt8](repeating: 0xAB, count: 4096), at: GuestPhysicalAddress(0x80_0000 + page << 12))
+            try rig.memory.write(
+                [UInt8](repeating: 0xAB, count: 4096), at: GuestPhysicalAddress(0x80_0000 + page << 12))
         }
         return rig
     }
@@ -30,7 +31,9 @@ import Testing
         let rig = try makeRig(balloon)
         #expect(balloon.configuration.prefix(4) == [8, 0, 0, 0])
         var numbers: [UInt8] = []
-        for page in [0x801, 0x803] as [UInt32] { for n in 0..<4 { numbers.append(UInt8(truncatingIfNeeded: page >> (n * 8))) } }
+        for page in [0x801, 0x803] as [UInt32] {
+            for n in 0..<4 { numbers.append(UInt8(truncatingIfNeeded: page >> (n * 8))) }
+        }
         try rig.memory.write(numbers, at: GuestPhysicalAddress(0x20_0000))
         send(rig, 0, [(0x20_0000, 8, false)])
         #expect(byte(rig, 0x80_0FFF) == 0xAB && byte(rig, 0x80_1000) == 0 && byte(rig, 0x80_1FFF) == 0)

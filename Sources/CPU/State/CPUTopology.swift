@@ -4,7 +4,9 @@
 extension CPUModel {
     /// Width of guest-physical addresses; 36 where CPUID doesn't say.
     public var physicalAddressBits: UInt32 {
-        for row in stride(from: 0, to: cpuid.count, by: 6) where cpuid[row] == 0x8000_0008 { return cpuid[row + 2] & 0xFF }
+        for row in stride(from: 0, to: cpuid.count, by: 6) where cpuid[row] == 0x8000_0008 {
+            return cpuid[row + 2] & 0xFF
+        }
         return 36
     }
 

@@ -324,7 +324,9 @@ extension VCPU {
     /// The block that one goes on to within its page, by falling through, by a jump or by not jumping, if it has been run
     /// and isn't translated yet.
     private func successor(of block: UnsafeMutablePointer<Block>) -> UnsafeMutablePointer<Block>? {
-        if !translations.pointee.options.chains || block.pointee.secondPage != block.pointee.physical >> 12 { return nil }
+        if !translations.pointee.options.chains || block.pointee.secondPage != block.pointee.physical >> 12 {
+            return nil
+        }
         let last = blocks.pointee.instructions + Int(block.pointee.first) + Int(block.pointee.count) - 1
         var place = Int(block.pointee.physical & 4095) + Int(last.pointee.endOffset)
         switch last.pointee.operation {
