@@ -246,6 +246,28 @@ public final class GuestMemory: @unchecked Sendable {
         return [UInt8](UnsafeRawBufferPointer(start: host, count: length))
     }
 
+    /// Appends bytes of memory to an array.
+    public func append(_ address: GuestPhysicalAddress, length: Int, to bytes: inout [UInt8]) throws(GuestMemoryError) {
+        guard let host = hostAddress(address, length: length, forWriting: false) else {
+            throw GuestMemoryError(address: address, length: length)
+        }
+        bytes.append(contentsOf: UnsafeRawBufferPointer(start: host, count: length))
+    }
+
+    /// Stores a part of an array, which must lie within it.
+    public func write(_ bytes: [UInt8], _ range: Range<Int>, at address: GuestPhysicalAddress) throws(GuestMemoryError)
+    {
+        let failure = bytes.withUnsafeBytes { buffer -> GuestMemoryError? in
+            do throws(GuestMemoryError) {
+                try write(UnsafeRawBufferPointer(rebasing: buffer[range]), at: address)
+                return nil
+            } catch {
+                return error
+            }
+        }
+        if let failure { throw failure }
+    }
+
     /// Copies bytes into the guest's RAM.
     public func write(_ bytes: [UInt8], at address: GuestPhysicalAddress) throws(GuestMemoryError) {
         let wrote = bytes.withUnsafeBytes { buffer in

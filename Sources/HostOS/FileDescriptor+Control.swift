@@ -70,6 +70,12 @@ public enum HostErrorNumber {
     public static var noDevice: Int32 { ENODEV }
     /// Bad address.
     public static var badAddress: Int32 { EFAULT }
+    /// Operation not permitted.
+    public static var notPermitted: Int32 { EPERM }
+    /// In use.
+    public static var busy: Int32 { EBUSY }
+    /// Nobody listens.
+    public static var connectionRefused: Int32 { ECONNREFUSED }
     /// Already there.
     public static var exists: Int32 { EEXIST }
 }

@@ -3,7 +3,7 @@
 //   slot  device
 //   0     host bridge
 //   1…    virtio disks, in the order of the command line
-//   then  virtio network, entropy, balloon, console (hvc0, for output only)
+//   then  virtio network cards, in the order of the command line, entropy, balloon, console (hvc0, for output only)
 package import DeviceModel
 internal import Devices
 internal import GuestMemory
@@ -12,7 +12,7 @@ internal import Storage
 
 /// What the board's devices stand on, kept as long as the machine.
 package struct Backends: Sendable {
-    var network: UserNetwork?
+    var ports: [NetworkPort] = []
     var balloon: VirtioBalloon?
 }
 
@@ -27,17 +27,7 @@ extension Board {
                 VirtioBlock(backend: try DiskBackend.open(disk), door: door, identifier: "disk\(index)", worker: worker)
             )
         }
-        if case .user(let forwards) = configuration.network {
-            let network = try makeNetwork(forwards)
-            let card = VirtioNet(macAddress: [0x52, 0x54, 0x00, 0x12, 0x34, 0x56], door: door) { network.send($0) }
-            try add(card)
-            do {
-                try network.start { [weak card] in card?.receive($0) }
-            } catch {
-                throw MachineError(.network, "network: \(error)")
-            }
-            backends.network = network
-        }
+        backends.ports = try connectNetworks(configuration, door: door)
         try add(VirtioEntropy(door: door))
         let balloon = VirtioBalloon(wanted: configuration.balloon)
         try add(balloon)
@@ -46,20 +36,9 @@ extension Board {
         return backends
     }
 
-    private func add(_ device: any VirtioDevice) throws(MachineError) {
+    func add(_ device: any VirtioDevice) throws(MachineError) {
         guard bridge.add(VirtioPCI(device: device, memory: memory)) != nil else {
             throw MachineError(.host, "more devices than the PCI bus has slots (31)")
-        }
-    }
-
-    private func makeNetwork(_ forwards: [ForwardConfiguration]) throws(MachineError) -> UserNetwork {
-        do {
-            return try UserNetwork(
-                forwards: forwards.map {
-                    PortForward($0.isUDP ? .udp : .tcp, hostPort: $0.hostPort, guestPort: $0.guestPort)
-                })
-        } catch {
-            throw MachineError(error.code == .portInUse ? .port : .network, error.description)
         }
     }
 }

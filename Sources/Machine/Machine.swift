@@ -91,7 +91,7 @@ public final class Machine: Sendable {
         guard configuration.processors == 1 || configuration.movesEveryMilliseconds == nil else {
             throw MachineError(.processor, "moving between engines is for machines with one processor")
         }
-        guard configuration.clock == .host || configuration.network == .none else {
+        guard configuration.clock == .host || configuration.networks.isEmpty else {
             throw MachineError(.network, "virtual time has no network: packets come when they come")
         }
         guard configuration.memory >= 1 << 20 else {
@@ -140,7 +140,7 @@ public final class Machine: Sendable {
             Terminal.restore()
             return .failed("\(error)")
         }
-        backends.network?.stop()
+        for port in backends.ports { port.stop() }
         Terminal.restore()
         return result.withLock { $0 } ?? .failed("the processor's thread ended without a result")
     }

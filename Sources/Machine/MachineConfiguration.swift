@@ -37,31 +37,6 @@ public struct DiskConfiguration: Sendable, Equatable {
     }
 }
 
-/// A host port that leads to a guest's.
-public struct ForwardConfiguration: Sendable, Equatable {
-    /// UDP instead of TCP.
-    public var isUDP: Bool
-    /// Port on the host's loopback interface.
-    public var hostPort: UInt16
-    /// Port on the guest.
-    public var guestPort: UInt16
-
-    /// Names both ends.
-    public init(isUDP: Bool = false, hostPort: UInt16, guestPort: UInt16) {
-        self.isUDP = isUDP
-        self.hostPort = hostPort
-        self.guestPort = guestPort
-    }
-}
-
-/// How the machine is on the network.
-public enum NetworkConfiguration: Sendable, Equatable {
-    /// No network device.
-    case none
-    /// User-mode network with these forwards.
-    case user(forwards: [ForwardConfiguration])
-}
-
 /// Everything a machine is made of.
 public struct MachineConfiguration: Sendable {
     /// What to boot.
@@ -88,8 +63,8 @@ public struct MachineConfiguration: Sendable {
     public var memory: UInt64 = 512 << 20
     /// Disks, in the order of their slots.
     public var disks: [DiskConfiguration] = []
-    /// The network.
-    public var network = NetworkConfiguration.user(forwards: [])
+    /// Network cards, in the order of their slots.
+    public var networks = [NetworkConfiguration(.user(forwards: []))]
     /// The console.
     public var console = ConsoleChoice.standard
     /// Port that ends Roost when written.

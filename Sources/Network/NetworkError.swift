@@ -11,6 +11,12 @@ public struct NetworkError: Error, Sendable, Equatable, CustomStringConvertible 
         public static let portRefused = Code(name: "portRefused")
         /// A forward is misspelled.
         public static let badForward = Code(name: "badForward")
+        /// An interface or a network has a name that can't be.
+        public static let badName = Code(name: "badName")
+        /// The process may not do it.
+        public static let needsPrivileges = Code(name: "needsPrivileges")
+        /// Another card in the network has the same address.
+        public static let addressInUse = Code(name: "addressInUse")
         /// The host failed to do it.
         public static let host = Code(name: "host")
     }

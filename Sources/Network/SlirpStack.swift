@@ -24,25 +24,29 @@ internal import HostOS
     private var polled: [pollfd] = []
     private var timers: [SlirpTimer] = []
     private var deliver: (([UInt8]) -> Void)?
+    private var joiner = SegmentJoiner()
+    private var joins = false
     private let wake: Int32
+    private let subnet: UInt8
 
     static func address(_ a: UInt8, _ b: UInt8, _ c: UInt8, _ d: UInt8) -> in_addr {
         in_addr(s_addr: UInt32(a) | UInt32(b) << 8 | UInt32(c) << 16 | UInt32(d) << 24)
     }
 
-    init(wake: Int32) throws(NetworkError) {
+    init(wake: Int32, subnet: UInt8) throws(NetworkError) {
         self.wake = wake
+        self.subnet = subnet
         // SAFETY: allocated here, initialized at once, freed in deinit after libslirp's clean-up.
         unsafe callbacks = .allocate(capacity: 1)
         unsafe callbacks.initialize(to: SlirpCb())
         var config = unsafe SlirpConfig()
         unsafe config.version = 1
         unsafe config.in_enabled = true
-        unsafe config.vnetwork = Self.address(10, 0, 2, 0)
+        unsafe config.vnetwork = Self.address(10, 0, subnet, 0)
         unsafe config.vnetmask = Self.address(255, 255, 255, 0)
-        unsafe config.vhost = Self.address(10, 0, 2, 2)
-        unsafe config.vdhcp_start = Self.address(10, 0, 2, 15)
-        unsafe config.vnameserver = Self.address(10, 0, 2, 3)
+        unsafe config.vhost = Self.address(10, 0, subnet, 2)
+        unsafe config.vdhcp_start = Self.address(10, 0, subnet, 15)
+        unsafe config.vnameserver = Self.address(10, 0, subnet, 3)
         setCallbacks()
         // SAFETY: `self` outlives the instance, which deinit destroys; the configuration is copied.
         unsafe slirp = slirp_new(&config, callbacks, Unmanaged.passUnretained(self).toOpaque())
@@ -66,8 +70,9 @@ internal import HostOS
     private func setCallbacks() {
         unsafe callbacks.pointee.send_packet = { buffer, length, opaque in
             guard let buffer = unsafe buffer, let stack = unsafe SlirpStack.of(opaque) else { return -1 }
-            let bytes = unsafe UnsafeRawBufferPointer(start: buffer, count: length)
-            stack.deliver?(unsafe [UInt8](bytes))
+            var packet = SlirpStack.verified
+            unsafe packet.append(contentsOf: UnsafeRawBufferPointer(start: buffer, count: length))
+            stack.hand(packet)
             return length
         }
         unsafe callbacks.pointee.guest_error = { _, _ in }
@@ -101,7 +106,7 @@ internal import HostOS
         // SAFETY: called before `run`, on the thread that made the stack.
         let result = unsafe slirp_add_hostfwd(
             slirp, forward.transport == .udp ? 1 : 0, Self.address(127, 0, 0, 1), Int32(forward.hostPort),
-            Self.address(10, 0, 2, 15), Int32(forward.guestPort))
+            Self.address(10, 0, subnet, 15), Int32(forward.guestPort))
         if result != 0 { throw Self.explain(HostError.last("listen"), forward) }
     }
 
@@ -141,24 +146,49 @@ internal import HostOS
 
     // MARK: The thread
 
-    /// Moves frames until told to stop.
-    func run(_ shared: UserNetwork.Shared, _ deliver: @escaping ([UInt8]) -> Void) {
+    /// The header of a packet that libslirp made: nothing is left to do, and its checksums are right.
+    private static let verified: [UInt8] = {
+        var header = OffloadHeader()
+        header.flags = .isVerified
+        return header.bytes
+    }()
+
+    /// A packet of libslirp's for the guest.
+    fileprivate func hand(_ packet: [UInt8]) {
+        guard let deliver else { return }
+        if joins { joiner.add(packet, deliver) } else { deliver(packet) }
+    }
+
+    /// Moves packets until told to stop.
+    func run(
+        _ queue: PacketQueue, _ deliver: @escaping ([UInt8]) -> Void, _ resume: @escaping () -> Void
+    ) {
         self.deliver = deliver
         defer { self.deliver = nil }
-        while let frames = shared.take() {
-            for frame in frames {
-                // SAFETY: libslirp copies the frame within the call.
-                unsafe frame.withUnsafeBufferPointer { buffer in
-                    unsafe slirp_input(slirp, buffer.baseAddress, Int32(truncatingIfNeeded: buffer.count))
-                }
+        while let (packets, isAwaited) = queue.take() {
+            if isAwaited { resume() }
+            joins = queue.offloads.isSuperset(of: [.checksum, .tcp4])
+            for packet in packets {
+                for packet in PacketFinisher.finish(packet, for: .longTCP4) { input(packet) }
             }
-            wait(shared)
+            joiner.flush(deliver)
+            wait(queue)
             fireTimers()
+            joiner.flush(deliver)
+        }
+    }
+
+    private func input(_ packet: [UInt8]) {
+        // SAFETY: libslirp copies the frame within the call; a finished packet is longer than its header.
+        unsafe packet.withUnsafeBufferPointer { buffer in
+            let frame = unsafe buffer.dropFirst(OffloadHeader.length)
+            let rebased = unsafe UnsafeBufferPointer(rebasing: frame)
+            unsafe slirp_input(slirp, rebased.baseAddress, Int32(truncatingIfNeeded: rebased.count))
         }
     }
 
     /// Sleeps until a socket, a timer or the wake-up descriptor has something.
-    private func wait(_ shared: UserNetwork.Shared) {
+    private func wait(_ queue: PacketQueue) {
         polled = [pollfd(fd: wake, events: Int16(POLLIN), revents: 0)]
         var timeout = UInt32.max
         // SAFETY: the callbacks run within the calls, with this stack as their argument.
@@ -174,7 +204,7 @@ internal import HostOS
         // SAFETY: the list is only read and filled within the call.
         let result = unsafe poll(&polled, nfds_t(polled.count), milliseconds)
         if result < 0 { for index in polled.indices { polled[index].revents = 0 } }
-        if polled[0].revents != 0 { shared.wake.drain() }
+        if polled[0].revents != 0 { queue.wake.drain() }
         unsafe slirp_pollfds_poll(
             slirp, result < 0 ? 1 : 0,
             { index, opaque in unsafe SlirpStack.of(opaque)?.happened(Int(index)) ?? 0 }, own)

@@ -54,8 +54,13 @@ struct RunCommand: ParsableCommand {
     @Option(help: "A disk image as FILE[,readonly][,snapshot][,format=FORMAT][,iops=NUMBER][,bps=SIZE]; repeatable.")
     var disk: [DiskOption] = []
 
-    @Option(help: "user[,forward=tcp:HOSTPORT:GUESTPORT]… (default: user) or none.")
-    var net: NetworkOption?
+    @Option(
+        help: """
+            A network card: user[,forward=tcp:HOSTPORT:GUESTPORT]…, tap[,ifname=NAME][,bridge=NAME] or switch=NAME \
+            (between machines of this host); each also takes ,mac=ADDRESS ,pcap=FILE (a capture) ,rate=BITS (a second) \
+            ,burst=BYTES. none: no card. Repeatable. (default: user)
+            """)
+    var net: [NetworkOption] = []
 
     @Option(help: "Where the console is: stdio, file:PATH or pty.")
     var console: ConsoleOption = ConsoleOption(value: .standard)
@@ -134,7 +139,7 @@ struct RunCommand: ParsableCommand {
         configuration.memory = memory.bytes
         configuration.disks = disks
         configuration.clock = clock
-        configuration.network = net?.value ?? (clock == .host ? .user(forwards: []) : .none)
+        configuration.networks = try networks()
         configuration.console = console.value
         configuration.debugExitPort = debugExit?.value
         configuration.hasTestDevice = testDevice
@@ -142,6 +147,13 @@ struct RunCommand: ParsableCommand {
         configuration.namesForPerf = perf
         configuration.trace = trace.value
         return configuration
+    }
+
+    /// The network cards; without a word of them one, where packets can come.
+    private func networks() throws -> [NetworkConfiguration] {
+        let cards = net.compactMap(\.value)
+        if net.count > cards.count, net.count > 1 { throw ValidationError("--net none stands alone") }
+        return net.isEmpty && clock == .host ? [NetworkConfiguration(.user(forwards: []))] : cards
     }
 
     /// The image's command line; a console on a terminal says which.
@@ -191,34 +203,6 @@ struct MemorySize: ExpressibleByArgument, Equatable {
     }
 
     var defaultValueDescription: String { "\(bytes >> 20)M" }
-}
-
-/// user[,forward=tcp:HOSTPORT:GUESTPORT]… or none.
-struct NetworkOption: ExpressibleByArgument {
-    var value: NetworkConfiguration
-
-    init(value: NetworkConfiguration) { self.value = value }
-
-    init?(argument: String) {
-        if argument == "none" {
-            value = .none
-            return
-        }
-        let parts = argument.split(separator: ",", omittingEmptySubsequences: false)
-        guard parts.first == "user" else { return nil }
-        var forwards: [ForwardConfiguration] = []
-        for part in parts.dropFirst() {
-            guard part.hasPrefix("forward=") else { return nil }
-            let fields = part.dropFirst(8).split(separator: ":", omittingEmptySubsequences: false)
-            guard fields.count == 3, fields[0] == "tcp" || fields[0] == "udp", let host = UInt16(fields[1]), host > 0,
-                let guest = UInt16(fields[2]), guest > 0
-            else { return nil }
-            forwards.append(ForwardConfiguration(isUDP: fields[0] == "udp", hostPort: host, guestPort: guest))
-        }
-        value = .user(forwards: forwards)
-    }
-
-    var defaultValueDescription: String { "user" }
 }
 
 /// stdio, file:PATH or pty.

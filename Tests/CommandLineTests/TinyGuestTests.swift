@@ -45,7 +45,8 @@ struct TinyGuestTests {
         let path = FileManager.default.temporaryDirectory.appendingPathComponent("roost-tiny-\(UUID())")
         try Data(image).write(to: path)
         defer { try? FileManager.default.removeItem(at: path) }
-        return try RoostRun(["run", "--kernel", path.path, "--net", "none", "--memory", "32M"] + options, input: input)
+        let network = options.contains("--net") ? [] : ["--net", "none"]
+        return try RoostRun(["run", "--kernel", path.path, "--memory", "32M"] + network + options, input: input)
     }
 
     @Test("Multiboot and Linux entries run; the debug-exit port gives the status")

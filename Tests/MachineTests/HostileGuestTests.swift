@@ -41,7 +41,7 @@ struct HostileGuestTests {
         configuration.memory = 4 << 20
         configuration.hasTestDevice = true
         configuration.debugExitPort = 0xF4
-        configuration.network = .none
+        configuration.networks = []
         configuration.disks = [DiskConfiguration(path: disk)]
         let board = Board(
             configuration, memory: memory, door: door, power: power, tscFrequency: 2_000_000_000, output: { _ in })

@@ -46,7 +46,7 @@ struct ProcessorTests {
         let door = try HostDoor()
         processor = Processor(memory: memory, door: door, trace: [])
         var configuration = MachineConfiguration(boot: BootSource(kernel: ""))
-        configuration.network = .none
+        configuration.networks = []
         configuration.debugExitPort = 0xF4
         board = Board(
             configuration, memory: memory, door: door, power: processor, tscFrequency: processor.tscFrequency,

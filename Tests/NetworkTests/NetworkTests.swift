@@ -3,10 +3,11 @@ import Network
 import Synchronization
 import Testing
 
-/// Frames from the network's thread.
-private final class Frames: Sendable {
+/// Packets from a link's thread, kept without their headers.
+final class Frames: Sendable {
     private let contents = Mutex<[[UInt8]]>([])
-    func add(_ frame: [UInt8]) { contents.withLock { $0.append(frame) } }
+    func add(_ packet: [UInt8]) { contents.withLock { $0.append(Array(packet.dropFirst(12))) } }
+    var all: [[UInt8]] { contents.withLock { $0 } }
 
     /// The first frame that a test is true of, within five seconds.
     func first(_ test: ([UInt8]) -> Bool) async throws -> [UInt8]? {
@@ -18,6 +19,7 @@ private final class Frames: Sendable {
     }
 }
 
+private let noHeader = [UInt8](repeating: 0, count: 12)
 private let guestMAC: [UInt8] = [0x52, 0x54, 0, 0x12, 0x34, 0x56]
 
 private func checksum(_ bytes: [UInt8]) -> [UInt8] {
@@ -47,8 +49,8 @@ private func discover() -> [UInt8] {
     @Test func `DHCP offers the usual address`() async throws {
         let frames = Frames()
         let network = try UserNetwork()
-        try network.start { frames.add($0) }
-        network.send(discover())
+        try network.start(deliver: { frames.add($0) }, resume: {})
+        #expect(network.send(noHeader + discover()))
         let offer = try await frames.first { $0.count > 14 + 28 + 240 && $0[12] == 8 && $0[36..<38] == [0, 68] }
         let dhcp = Array(try #require(offer).dropFirst(42))
         #expect(dhcp[0] == 2)
@@ -61,11 +63,11 @@ private func discover() -> [UInt8] {
     @Test func `the gateway answers to ARP`() async throws {
         let frames = Frames()
         let network = try UserNetwork()
-        try network.start { frames.add($0) }
+        try network.start(deliver: { frames.add($0) }, resume: {})
         let request: [UInt8] =
             [UInt8](repeating: 255, count: 6) + guestMAC + [8, 6, 0, 1, 8, 0, 6, 4, 0, 1] + guestMAC + [10, 0, 2, 15]
             + [0, 0, 0, 0, 0, 0, 10, 0, 2, 2]
-        network.send(request)
+        #expect(network.send(noHeader + request))
         let answer = try await frames.first { $0.count >= 42 && $0[12] == 8 && $0[13] == 6 && $0[21] == 2 }
         #expect(Array(try #require(answer)[28..<32]) == [10, 0, 2, 2])
         network.stop()
@@ -99,7 +101,7 @@ private func discover() -> [UInt8] {
     @Test func `frames at random neither trap nor hang`() async throws {
         let frames = Frames()
         let network = try UserNetwork()
-        try network.start { frames.add($0) }
+        try network.start(deliver: { frames.add($0) }, resume: {})
         var state: UInt64 = 0x9E37_79B9_7F4A_7C15
         func random() -> Int {
             state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
@@ -111,7 +113,7 @@ private func discover() -> [UInt8] {
             if !frame.isEmpty { frame[random() % frame.count] = UInt8(truncatingIfNeeded: random()) }
             // Nothing may leave for the host's own network.
             if frame.count > 34 { frame.replaceSubrange(30..<34, with: [10, 0, 2, 2]) }
-            network.send(frame)
+            _ = network.send(noHeader + frame)
             if round % 100 == 0 { try await Task.sleep(nanoseconds: 1_000_000) }
         }
         network.stop()

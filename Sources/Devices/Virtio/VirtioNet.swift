@@ -4,10 +4,54 @@
 //
 //   configuration  00 mac 6 bytes   06 status 16 (bit 0 link up)   08 max_virtqueue_pairs 16   0A mtu 16
 //   header         flags 8, gso_type 8, hdr_len 16, gso_size 16, csum_start 16, csum_offset 16, num_buffers 16
+//
+// A packet, in both directions, is the header and an Ethernet frame. The header that the guest wrote goes on as it is:
+// whoever takes the packet believes nothing of it.
 public import DeviceModel
 internal import Synchronization
 
-/// A virtio network card; no offloads, so that frames are plain Ethernet frames.
+/// What a network card takes from its driver and gives to it beside plain frames.
+///
+/// - Spec: virtio 1.2, 5.1.3
+public struct VirtioNetFeatures: OptionSet, Sendable {
+    /// The feature bits.
+    public let rawValue: UInt64
+    /// Wraps the bits.
+    public init(rawValue: UInt64) { self.rawValue = rawValue }
+    /// Packets of the driver may lack their checksum.
+    public static let checksum = VirtioNetFeatures(rawValue: 1 << 0)
+    /// Packets for the driver may.
+    public static let guestChecksum = VirtioNetFeatures(rawValue: 1 << 1)
+    /// There is a MAC address.
+    public static let address = VirtioNetFeatures(rawValue: 1 << 5)
+    /// The driver takes TCP on IPv4 that is yet to be cut.
+    public static let guestTCP4 = VirtioNetFeatures(rawValue: 1 << 7)
+    /// The driver takes TCP on IPv6 that is yet to be cut.
+    public static let guestTCP6 = VirtioNetFeatures(rawValue: 1 << 8)
+    /// The driver gives TCP on IPv4 that is yet to be cut.
+    public static let hostTCP4 = VirtioNetFeatures(rawValue: 1 << 11)
+    /// The driver gives TCP on IPv6 that is yet to be cut.
+    public static let hostTCP6 = VirtioNetFeatures(rawValue: 1 << 12)
+    /// A packet may span buffers.
+    public static let mergeableBuffers = VirtioNetFeatures(rawValue: 1 << 15)
+    /// There is a link state.
+    public static let status = VirtioNetFeatures(rawValue: 1 << 16)
+
+    /// What the card offers.
+    static let offered: VirtioNetFeatures = [
+        .checksum, .guestChecksum, .address, .guestTCP4, .guestTCP6, .hostTCP4, .hostTCP6, .mergeableBuffers, .status,
+    ]
+}
+
+/// What a network card stands on.
+public protocol NetworkBackend: AnyObject, Sendable {
+    /// A packet of the guest's. False: there is no room; the card is told by `VirtioNet.resume` when there is.
+    func send(_ packet: [UInt8]) -> Bool
+    /// The driver has agreed to these features: what `VirtioNet.receive` is given must suit them.
+    func agreed(to features: VirtioNetFeatures)
+}
+
+/// A virtio network card.
 public final class VirtioNet: VirtioDevice {
     private struct Contents: Sendable {
         var waiting: [[UInt8]] = []
@@ -15,23 +59,30 @@ public final class VirtioNet: VirtioDevice {
         var isUp = true
         var reference = WeakTransport()
         var dropped: UInt64 = 0
+        /// Limits on bits a second, from the guest and to it.
+        var sending: TokenBucket?
+        var receiving: TokenBucket?
     }
 
     static let headerLength = 12
-    static let largestFrame = 65535
+    static let largestPacket = headerLength + 14 + 8 + 65535
     static let mostWaiting = 256
-    static let mergeableBuffers: UInt64 = 1 << 15
 
     private let address: [UInt8]
     private let door: any Door
-    private let transmit: @Sendable ([UInt8]) -> Void
-    private let contents = Mutex(Contents())
+    private let backend: any NetworkBackend
+    private let contents: Mutex<Contents>
+    private let timers = Mutex<[any DoorTimer]>([])
 
-    /// Makes a card with a MAC address of six bytes; `transmit` gets each frame that the guest sends.
-    public init(macAddress: [UInt8], door: any Door, transmit: @escaping @Sendable ([UInt8]) -> Void) {
+    /// Makes a card with a MAC address of six bytes; a limit counts bits, in each direction by itself.
+    public init(macAddress: [UInt8], door: any Door, backend: any NetworkBackend, limit: TokenBucket? = nil) {
         address = Array((macAddress + [UInt8](repeating: 0, count: 6)).prefix(6))
         self.door = door
-        self.transmit = transmit
+        self.backend = backend
+        contents = Mutex(Contents(sending: limit, receiving: limit))
+        guard limit != nil else { return }
+        let made = (0..<2).map { queue in door.makeTimer { [weak self] in self?.notified(queue: queue) } }
+        timers.withLock { $0 = made }
     }
 
     /// Network.
@@ -40,8 +91,8 @@ public final class VirtioNet: VirtioDevice {
     public var classCode: UInt32 { 0x020000 }
     /// Receive and transmit.
     public var queueSizes: [UInt16] { [256, 256] }
-    /// MAC, MRG_RXBUF, STATUS.
-    public var features: UInt64 { 1 << 5 | Self.mergeableBuffers | 1 << 16 }
+    /// Offloads, MAC, MRG_RXBUF, STATUS.
+    public var features: UInt64 { VirtioNetFeatures.offered.rawValue }
 
     /// MAC address and link state.
     public var configuration: [UInt8] {
@@ -49,38 +100,99 @@ public final class VirtioNet: VirtioDevice {
         return address + [isUp ? 1 : 0, 0] + [1, 0] + littleEndian(UInt16(1500))
     }
 
-    /// Frames from outside that found no room.
+    /// Packets from outside that found no room.
     public var droppedFrames: UInt64 { contents.withLock { $0.dropped } }
 
     /// Keeps a weak reference.
     public func attach(to transport: VirtioPCI) { contents.withLock { $0.reference.transport = transport } }
 
-    /// Remembers whether a frame may span buffers.
+    /// Remembers whether a packet may span buffers, and tells the backend what the driver takes.
     public func activate(features: UInt64) {
-        contents.withLock { $0.merges = features & Self.mergeableBuffers != 0 }
+        let agreed = VirtioNetFeatures(rawValue: features)
+        contents.withLock { $0.merges = agreed.contains(.mergeableBuffers) }
+        backend.agreed(to: agreed)
     }
 
-    /// Forgets frames that wait.
-    public func reset() { contents.withLock { $0.waiting = [] } }
+    /// Forgets packets that wait.
+    public func reset() {
+        contents.withLock { $0.waiting = [] }
+        backend.agreed(to: [])
+    }
 
-    /// The driver gives buffers to receive into, or frames to send.
+    /// The driver gives buffers to receive into, or packets to send.
     public func notified(queue: Int) {
         guard let transport = contents.withLock({ $0.reference.transport }) else { return }
-        if queue == 0 { return deliver(transport) }
-        transport.drain(1) { chain, _ in
-            let frame = transport.memory.gather(
-                chain.readable, offset: Self.headerLength, limit: Self.largestFrame)
-            if !frame.isEmpty { transmit(frame) }
-            return 0
+        if queue == 0 { deliver(transport) } else { send(transport) }
+    }
+
+    /// The backend has room again.
+    public func resume() { notified(queue: 1) }
+
+    /// Takes as much of a queue's limit as a packet needs; false, and a timer is armed, if that isn't there yet.
+    private func passes(_ length: Int, queue: Int) -> Bool {
+        let now = door.now
+        let bits = UInt64(max(length - Self.headerLength, 0)) * 8
+        let again = contents.withLock { contents in
+            queue == 0 ? contents.receiving?.take(bits, now: now) : contents.sending?.take(bits, now: now)
+        }
+        guard let again else { return true }
+        timers.withLock { $0.indices.contains(queue) ? $0[queue] : nil }?.arm(at: again)
+        return false
+    }
+
+    // MARK: Sending
+
+    /// Hands packets to the backend as long as both it and the limit let them; the others stay in the queue.
+    private func send(_ transport: VirtioPCI) {
+        transport.withQueue(1) { (queue) throws(VirtqueueError) in
+            var left = 65536
+            var pushed = false
+            var isBlocked = false
+            repeat {
+                while !isBlocked, left > 0 {
+                    var attempt = queue
+                    guard let chain = try attempt.pop() else { break }
+                    let length = chain.readableLength
+                    if length > Self.headerLength + 14, length <= Self.largestPacket {
+                        guard hand(transport.memory.gather(chain.readable, limit: length)) else {
+                            isBlocked = true
+                            break
+                        }
+                    }
+                    left -= 1
+                    queue = attempt
+                    try queue.push(head: chain.head, written: 0)
+                    pushed = true
+                }
+                if isBlocked { break }
+            } while try queue.enableNotifications() && left > 0
+            if pushed, try queue.shouldInterrupt() { transport.interrupt(queue: 1) }
         }
     }
 
-    /// A frame from outside, on any thread; dropped when too many wait or no driver is there.
-    public func receive(_ frame: [UInt8]) {
-        guard !frame.isEmpty, frame.count <= Self.largestFrame else { return }
-        door.admit(.packet(frame)) { [weak self] event in
-            guard case .packet(let frame) = event else { return }
-            self?.accept(frame)
+    /// Hands one packet over; what the backend refuses is paid for once it takes it.
+    ///
+    /// A driver has no say in whether checksums are right (flag 2), nor in how many buffers a packet takes.
+    ///
+    /// - Spec: virtio 1.2, 5.1.6.2.1
+    private func hand(_ bytes: consuming [UInt8]) -> Bool {
+        var packet = bytes
+        packet[0] &= 1
+        let before = contents.withLock { $0.sending }
+        guard passes(packet.count, queue: 1) else { return false }
+        if backend.send(packet) { return true }
+        contents.withLock { $0.sending = before }
+        return false
+    }
+
+    // MARK: Receiving
+
+    /// A packet from outside, on any thread; dropped when too many wait or no driver is there.
+    public func receive(_ packet: [UInt8]) {
+        guard packet.count > Self.headerLength, packet.count <= Self.largestPacket else { return }
+        door.admit(.packet(packet)) { [weak self] event in
+            guard case .packet(let packet) = event else { return }
+            self?.accept(packet)
         }
     }
 
@@ -96,7 +208,7 @@ public final class VirtioNet: VirtioDevice {
         }
     }
 
-    private func accept(_ frame: [UInt8]) {
+    private func accept(_ packet: [UInt8]) {
         let transport = contents.withLock { contents -> VirtioPCI? in
             guard let transport = contents.reference.transport, transport.isRunning,
                 contents.waiting.count < Self.mostWaiting
@@ -104,34 +216,37 @@ public final class VirtioNet: VirtioDevice {
                 contents.dropped = contents.dropped &+ 1
                 return nil
             }
-            contents.waiting.append(frame)
+            contents.waiting.append(packet)
             return transport
         }
         if let transport { deliver(transport) }
     }
 
-    /// Puts frames that wait into the buffers there are.
+    /// Puts packets that wait into the buffers there are.
     private func deliver(_ transport: VirtioPCI) {
         transport.withQueue(0) { (queue) throws(VirtqueueError) in
             var delivered = false
-            var isBlocked = false
-            while !isBlocked, let frame = contents.withLock({ $0.waiting.first }) {
-                if try put(frame, in: &queue, transport) {
-                    contents.withLock { if !$0.waiting.isEmpty { $0.waiting.removeFirst() } }
-                    delivered = true
-                } else {
-                    let isPending = try queue.enableNotifications()
-                    let hasRoom = isPending ? try hasRoom(for: frame, in: queue) : false
-                    isBlocked = !hasRoom
-                }
+            while let packet = contents.withLock({ $0.waiting.first }) {
+                var attempt = queue
+                guard let chains = try room(for: packet.count, in: &attempt, notify: &queue) else { break }
+                guard passes(packet.count, queue: 0) else { break }
+                queue = attempt
+                contents.withLock { if !$0.waiting.isEmpty { $0.waiting.removeFirst() } }
+                try put(packet, into: chains, of: &queue, transport)
+                delivered = true
             }
             if delivered, try queue.shouldInterrupt() { transport.interrupt(queue: 0) }
         }
     }
 
-    private func hasRoom(for frame: [UInt8], in queue: Virtqueue) throws(VirtqueueError) -> Bool {
-        var attempt = queue
-        return try take(frame.count + Self.headerLength, from: &attempt) != nil
+    /// Chains with room for so many bytes; nil if there aren't, and then the driver tells of new ones.
+    private func room(for length: Int, in attempt: inout Virtqueue, notify queue: inout Virtqueue)
+        throws(VirtqueueError) -> [DescriptorChain]?
+    {
+        if let chains = try take(length, from: &attempt) { return chains }
+        guard try queue.enableNotifications() else { return nil }
+        attempt = queue
+        return try take(length, from: &attempt)
     }
 
     /// Chains with room for so many bytes; nil if there aren't.
@@ -150,34 +265,35 @@ public final class VirtioNet: VirtioDevice {
         return chains
     }
 
-    /// Puts one frame into as many chains as it needs; false if there aren't enough.
+    /// Puts one packet into as many chains as were taken for it.
     ///
     /// - Spec: virtio 1.2, 5.1.6.4
-    private func put(_ frame: [UInt8], in queue: inout Virtqueue, _ transport: VirtioPCI) throws(VirtqueueError) -> Bool
-    {
-        var attempt = queue
-        guard let chains = try take(frame.count + Self.headerLength, from: &attempt) else { return false }
-        queue = attempt
-        var bytes = [UInt8](repeating: 0, count: 10) + littleEndian(UInt16(truncatingIfNeeded: chains.count)) + frame
+    private func put(
+        _ packet: [UInt8], into chains: [DescriptorChain], of queue: inout Virtqueue, _ transport: VirtioPCI
+    ) throws(VirtqueueError) {
+        var packet = packet
+        packet.replaceSubrange(10..<12, with: littleEndian(UInt16(truncatingIfNeeded: chains.count)))
+        var done = 0
         for (index, chain) in chains.enumerated() {
-            let written = transport.memory.scatter(bytes, into: chain.writable)
-            bytes.removeFirst(written)
+            let written = transport.memory.scatter(packet, from: done, into: chain.writable)
+            done += written
             try queue.place(head: chain.head, written: written, ahead: UInt16(truncatingIfNeeded: index))
         }
         try queue.publish(UInt16(truncatingIfNeeded: chains.count))
-        return true
     }
 
-    /// Frames that wait.
+    /// Packets that wait.
     public func saveDeviceState() -> VirtioDeviceState {
         var state = VirtioDeviceState()
         state.frames = contents.withLock { $0.waiting }
         return state
     }
 
-    /// Puts frames back.
+    /// Puts packets back.
     public func restoreDeviceState(_ state: VirtioDeviceState) throws {
-        guard state.frames.count <= Self.mostWaiting else { throw StateError("too many saved frames") }
+        guard state.frames.count <= Self.mostWaiting,
+            state.frames.allSatisfy({ Self.headerLength + 1...Self.largestPacket ~= $0.count })
+        else { throw StateError("saved packets that can't be") }
         contents.withLock { $0.waiting = state.frames }
     }
 }

@@ -267,30 +267,28 @@ extension GuestMemory {
                 continue
             }
             let length = min(segment.length - skip, limit - bytes.count)
-            guard let part = try? read(segment.address + UInt64(skip), length: length) else { return bytes }
-            bytes += part
+            guard (try? append(segment.address + UInt64(skip), length: length, to: &bytes)) != nil else { return bytes }
             skip = 0
         }
         return bytes
     }
 
-    /// Copies bytes into a list of segments from `offset`; returns how many fitted.
-    func scatter(_ bytes: [UInt8], into segments: [VirtioSegment], offset: Int = 0) -> Int {
+    /// Copies bytes, from the one at `start`, into a list of segments from `offset`; returns how many fitted.
+    func scatter(_ bytes: [UInt8], from start: Int = 0, into segments: [VirtioSegment], offset: Int = 0) -> Int {
         var skip = offset
-        var done = 0
-        for segment in segments where done < bytes.count {
+        var place = min(start, bytes.count)
+        let first = place
+        for segment in segments where place < bytes.count {
             if skip >= segment.length {
                 skip -= segment.length
                 continue
             }
-            let length = min(segment.length - skip, bytes.count - done)
-            let isWhole = done == 0 && length == bytes.count
-            let part = isWhole ? bytes : [UInt8](bytes[done..<done + length])
-            guard (try? write(part, at: segment.address + UInt64(skip))) != nil else { return done }
-            done += length
+            let length = min(segment.length - skip, bytes.count - place)
+            guard (try? write(bytes, place..<place + length, at: segment.address + UInt64(skip))) != nil else { break }
+            place += length
             skip = 0
         }
-        return done
+        return place - first
     }
 }
 

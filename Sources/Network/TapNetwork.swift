@@ -1,0 +1,100 @@
+// A network card as an interface of the host.
+internal import HostOS
+internal import Synchronization
+
+/// A TAP interface, alone or in a bridge. Where the kernel knows virtio's header it does what is left to do on a packet.
+public final class TapNetwork: NetworkLink {
+    private let device: TapDevice
+    private let queue: PacketQueue
+    private let offloads: LinkOffloads
+
+    /// Opens or makes an interface, puts it into a bridge if one is named, and switches it on.
+    public init(interface: String? = nil, bridge: String? = nil) throws(NetworkError) {
+        for name in [interface, bridge].compactMap(\.self) {
+            guard Self.isName(name) else {
+                throw NetworkError(.badName, "network: \(name) can't be an interface's name")
+            }
+        }
+        do {
+            device = try TapDevice(name: interface)
+            if let bridge { try device.join(bridge: bridge) }
+            try device.bringUp()
+            queue = try PacketQueue()
+        } catch {
+            throw Self.explain(error, interface)
+        }
+        offloads = device.hasOffloadHeader ? [.checksum, .tcp4, .tcp6] : []
+    }
+
+    deinit { stop() }
+
+    /// The interface's name.
+    public var name: String { device.name }
+
+    private static func isName(_ name: String) -> Bool {
+        !name.isEmpty && name.utf8.count <= TapDevice.longestName && name != "." && name != ".."
+            && name.utf8.allSatisfy { $0 > 32 && $0 < 127 && $0 != UInt8(ascii: "/") && $0 != UInt8(ascii: "%") }
+    }
+
+    private static func explain(_ error: HostError, _ interface: String?) -> NetworkError {
+        let name = interface ?? "tap0"
+        switch error.errno {
+        case HostErrorNumber.notPermitted, HostErrorNumber.accessDenied:
+            return NetworkError(
+                .needsPrivileges,
+                "network: \(error): a TAP interface needs CAP_NET_ADMIN, or one made for you: "
+                    + "sudo ip tuntap add \(name) mode tap user $USER && sudo ip link set \(name) up, then ifname=\(name)"
+            )
+        case HostErrorNumber.notFound, HostErrorNumber.noDevice:
+            let hint = error.operation.contains("/dev/net/tun") ? ": load the kernel's module tun (modprobe tun)" : ""
+            return NetworkError(.host, "network: \(error)\(hint)")
+        case HostErrorNumber.busy:
+            return NetworkError(.host, "network: \(name) is in use by another process")
+        default: return NetworkError(.host, "network: \(error)")
+        }
+    }
+
+    /// Starts moving packets: one thread reads, the guest's are written at once.
+    public func start(
+        deliver: @escaping @Sendable ([UInt8]) -> Void, resume: @escaping @Sendable () -> Void
+    ) throws(NetworkError) {
+        let device = device
+        let queue = queue
+        do {
+            queue.keep(try HostThread(name: "roost-tap") { Self.run(device, queue, deliver) })
+        } catch { throw NetworkError(.host, "network: \(error)") }
+    }
+
+    private static func run(_ device: TapDevice, _ queue: PacketQueue, _ deliver: @Sendable ([UInt8]) -> Void) {
+        var buffer = [UInt8](repeating: 0, count: PacketFinisher.longestPacket)
+        let header = device.hasOffloadHeader ? [] : OffloadHeader().bytes
+        while queue.take() != nil {
+            let (isReady, isWoken) = FileDescriptor.waitForInput(device.descriptor.rawValue, queue.wake.rawValue)
+            if isWoken { queue.wake.drain() }
+            guard isReady else { continue }
+            var left = 256
+            while left > 0 {
+                left -= 1
+                let count = device.read(into: &buffer)
+                if count <= 0 { break }
+                deliver(header + buffer[..<count])
+            }
+        }
+    }
+
+    /// The kernel leaves to the guest what the guest takes.
+    public func setGuestOffloads(_ offloads: LinkOffloads) {
+        device.setOffloads(
+            checksum: offloads.contains(.checksum), tcp4: offloads.contains(.tcp4), tcp6: offloads.contains(.tcp6))
+    }
+
+    /// A packet from the guest, on any thread.
+    public func send(_ packet: [UInt8]) -> Bool {
+        let start = device.hasOffloadHeader ? 0 : OffloadHeader.length
+        for packet in PacketFinisher.finish(packet, for: offloads) { device.write(packet, from: start) }
+        return true
+    }
+
+    /// Ends the thread and with it all traffic; not to be called by `deliver`.
+    public func stop() { queue.stop() }
+}

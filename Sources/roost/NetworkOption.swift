@@ -1,0 +1,104 @@
+// What `--net` takes.
+import ArgumentParser
+import Machine
+
+/// A network card, or none: KIND[,NAME=VALUE]….
+struct NetworkOption: ExpressibleByArgument {
+    /// Nil is none.
+    var value: NetworkConfiguration?
+
+    init?(argument: String) {
+        if argument == "none" { return }
+        let parts = argument.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
+        var words: [(name: String, value: String)] = []
+        for part in parts.dropFirst() {
+            guard let equal = part.firstIndex(of: "="), equal != part.startIndex else { return nil }
+            let value = String(part[part.index(after: equal)...])
+            guard !value.isEmpty else { return nil }
+            words.append((String(part[..<equal]), value))
+        }
+        guard let kind = Self.kind(parts.first ?? "", &words) else { return nil }
+        var card = NetworkConfiguration(kind)
+        guard Self.apply(words, to: &card) else { return nil }
+        value = card
+    }
+
+    /// The kind, and takes its own words out.
+    private static func kind(_ text: String, _ words: inout [(name: String, value: String)]) -> NetworkKind? {
+        switch text {
+        case "user":
+            var forwards: [ForwardConfiguration] = []
+            for word in words where word.name == "forward" {
+                guard let forward = forward(word.value) else { return nil }
+                forwards.append(forward)
+            }
+            words.removeAll { $0.name == "forward" }
+            return .user(forwards: forwards)
+        case "tap":
+            let named = words.filter { $0.name == "ifname" || $0.name == "bridge" }
+            guard Set(named.map(\.name)).count == named.count else { return nil }
+            words.removeAll { $0.name == "ifname" || $0.name == "bridge" }
+            return .tap(
+                interface: named.first { $0.name == "ifname" }?.value,
+                bridge: named.first { $0.name == "bridge" }?.value)
+        case _ where text.hasPrefix("switch=") && text.count > 7: return .virtualSwitch(name: String(text.dropFirst(7)))
+        default: return nil
+        }
+    }
+
+    private static func forward(_ text: String) -> ForwardConfiguration? {
+        let fields = text.split(separator: ":", omittingEmptySubsequences: false)
+        guard fields.count == 3, fields[0] == "tcp" || fields[0] == "udp", let host = UInt16(fields[1]), host > 0,
+            let guest = UInt16(fields[2]), guest > 0
+        else { return nil }
+        return ForwardConfiguration(isUDP: fields[0] == "udp", hostPort: host, guestPort: guest)
+    }
+
+    /// What any kind takes, each word once.
+    private static func apply(_ words: [(name: String, value: String)], to card: inout NetworkConfiguration) -> Bool {
+        guard Set(words.map(\.name)).count == words.count else { return false }
+        var burst: UInt64?
+        for (name, value) in words {
+            switch name {
+            case "mac":
+                guard let address = address(value) else { return false }
+                card.macAddress = address
+            case "pcap": card.capture = value
+            case "rate":
+                guard let rate = rate(value) else { return false }
+                card.limit = NetworkLimit(rate: rate)
+            case "burst":
+                guard let size = MemorySize(argument: value), size.bytes > 0 else { return false }
+                burst = size.bytes
+            default: return false
+            }
+        }
+        guard let burst else { return true }
+        guard let limit = card.limit else { return false }
+        card.limit = NetworkLimit(rate: limit.rate, burst: burst)
+        return true
+    }
+
+    /// Six hexadecimal bytes with colons, of one card: no group's address, not zero.
+    private static func address(_ text: String) -> [UInt8]? {
+        let parts = text.split(separator: ":", omittingEmptySubsequences: false)
+        let bytes = parts.compactMap { $0.count == 2 && $0.allSatisfy(\.isHexDigit) ? UInt8($0, radix: 16) : nil }
+        guard parts.count == 6, bytes.count == 6, bytes[0] & 1 == 0, bytes.contains(where: { $0 != 0 }) else {
+            return nil
+        }
+        return bytes
+    }
+
+    /// Bits a second, with k, M or G for powers of a thousand.
+    private static func rate(_ text: String) -> UInt64? {
+        var digits = text[...]
+        var factor: UInt64 = 1
+        if let last = digits.last, let place = ["K", "M", "G"].firstIndex(of: last.uppercased()) {
+            for _ in 0...place { factor *= 1000 }
+            digits = digits.dropLast()
+        }
+        guard let number = UInt64(digits), number > 0 else { return nil }
+        let (rate, overflow) = number.multipliedReportingOverflow(by: factor)
+        return overflow ? nil : rate
+    }
+}

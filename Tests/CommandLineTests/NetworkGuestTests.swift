@@ -1,0 +1,167 @@
+// Guests on their networks: data over TCP, each byte compared, through every kind of link.
+import Foundation
+import Glibc
+import Images
+import Testing
+
+/// An initramfs whose init brings eth0 up with `addr=` and runs the commands of `run=`, plus signs for spaces.
+private enum NetworkImage {
+    static let program = guestProgram("throughput.c")
+
+    private static let initScript = #"""
+        #!/bin/sh
+        export PATH=/bin
+        mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev 2>/dev/null
+        while read module; do insmod /modules/$module.ko 2>/dev/null; done </modules/order
+        word() { tr ' ' '\n' </proc/cmdline | sed -n "s/^$1=//p" | tail -n 1; }
+        ip link set lo up; ip addr add $(word addr) dev eth0; ip link set eth0 up
+        sh -c "$(word run | tr '+' ' ')"
+        echo GUEST DONE
+        poweroff -f
+        """#
+
+    static func initramfs() throws -> [UInt8] {
+        var archive = CPIOArchive()
+        archive.addFile("init", text: initScript, mode: 0o755)
+        archive.addFile("bin/throughput", contents: program ?? [], mode: 0o755)
+        return try SelfCheckImage.initramfs(for: DebianKernel.fetched(.cloud)) + archive.serialized()
+    }
+}
+
+@Suite(
+    "Guests on networks", .serialized,
+    .enabled("needs `make kernels`, the built command and a C compiler that links statically") {
+        (try? DebianKernel.fetched(.cloud)) != nil && TerminalSession.roost != nil && NetworkImage.program != nil
+    })
+final class NetworkGuestTests {
+    private let scratch = FileManager.default.temporaryDirectory.appendingPathComponent("roost-\(UUID())").path
+
+    init() throws {
+        try FileManager.default.createDirectory(
+            atPath: scratch, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+        try Data(NetworkImage.initramfs()).write(to: URL(fileURLWithPath: scratch + "/initramfs"))
+        let program = scratch + "/throughput"
+        try Data(NetworkImage.program ?? []).write(to: URL(fileURLWithPath: program))
+        chmod(program, 0o755)
+    }
+
+    deinit { try? FileManager.default.removeItem(atPath: scratch) }
+
+    /// Runs a shell script with `guest ADDRESS COMMANDS OPTION…` and `until_there FILE TEXT` for three minutes at most;
+    /// what it printed. What it leaves running ends with it.
+    private func shell(_ script: String, prefix: [String] = []) throws -> String {
+        let text = """
+            cd \(scratch)
+            export XDG_RUNTIME_DIR=\(scratch)
+            trap 'kill -9 $(jobs -p) 2>/dev/null' EXIT
+            guest() {
+                address=$1 commands=$2; shift 2
+                exec \(TerminalSession.roost ?? "roost") run --kernel \(try DebianKernel.fetched(.cloud).image) \\
+                    --initrd initramfs --no-reboot --append "console=ttyS0 quiet addr=$address run=$commands" "$@" \\
+                    </dev/null
+            }
+            until_there() {
+                for i in $(seq 600); do grep -q "$2" "$1" && return; sleep 0.1; done
+                echo "no $2 in $1"; cat "$1"; exit 1
+            }
+            \(script)
+            """
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: "/usr/bin/timeout")
+        process.arguments = ["180"] + prefix + ["bash", "-c", text]
+        let log = scratch + "/log"
+        try Data().write(to: URL(fileURLWithPath: log))
+        let output = try FileHandle(forWritingTo: URL(fileURLWithPath: log))
+        process.standardOutput = output
+        process.standardError = output
+        try process.run()
+        process.waitUntilExit()
+        return String(decoding: try Data(contentsOf: URL(fileURLWithPath: log)), as: UTF8.self)
+    }
+
+    /// The commands that send and receive.
+    private func transfers(_ address: String, _ port: Int, megabytes: Int = 16) -> String {
+        "'throughput+send+\(address)+\(port)+\(megabytes);throughput+receive+\(address)+\(port)+\(megabytes)'"
+    }
+
+    private func expectTransfers(_ output: String) {
+        for way in ["send", "receive"] {
+            #expect(output.contains("THROUGHPUT \(way) 16 MB"), "\(output.suffix(3000))")
+        }
+        #expect(!output.contains("FAIL"))
+    }
+
+    @Test("the user-mode network carries data both ways; a limited one too; a capture has it")
+    func userMode() throws {
+        let port = 20000 + Int(getpid()) % 20000
+        let output = try shell(
+            """
+            ./throughput serve \(port) >server & until_there server serving
+            (guest 10.0.2.15/24 \(transfers("10.0.2.2", port)) --net user,pcap=capture --net user,mac=02:00:00:00:00:09)
+            (guest 10.0.2.15/24 'throughput+send+10.0.2.2+\(port)+1;cat+/sys/class/net/*/address' --net user,rate=100M)
+            """)
+        expectTransfers(output)
+        #expect(output.contains("THROUGHPUT send 1 MB"), "\(output.suffix(3000))")
+        let capture = [UInt8](try Data(contentsOf: URL(fileURLWithPath: scratch + "/capture")))
+        func word(_ offset: Int) -> Int { (0..<4).reduce(0) { $0 | Int(capture[offset + $1]) << ($1 * 8) } }
+        try #require(capture.count > 32 << 20 && word(0) == 0xA1B2_C3D4)
+        var place = 24
+        var packets = 0
+        while place + 16 <= capture.count {
+            place += 16 + word(place + 8)
+            packets += 1
+        }
+        // Offloads let packets be long.
+        #expect(place == capture.count && packets > 100 && packets < 20_000, "\(packets)")
+    }
+
+    @Test("two machines on a switch reach each other, and the address of one isn't the other's too")
+    func virtualSwitch() throws {
+        let output = try shell(
+            """
+            guest 10.9.0.1/24 throughput+serve+5000 --net switch=lab,mac=02:00:00:00:00:01 >server &
+            until_there server serving
+            (guest 10.9.0.3/24 true --net switch=lab,mac=02:00:00:00:00:01); echo status $?
+            (guest 10.9.0.2/24 'ping+-c+2+10.9.0.1;'\(transfers("10.9.0.1", 5000)) --net switch=lab)
+            (guest 10.9.0.2/24 'ping+-c+1+-W+1+10.9.0.1' --net switch=other)
+            """)
+        #expect(output.contains("give this one mac=") && output.contains("status 76"), "\(output.suffix(3000))")
+        #expect(output.contains("2 packets received"), "\(output.suffix(3000))")
+        #expect(output.contains(" 0 packets received"), "\(output.suffix(3000))")
+        expectTransfers(output)
+    }
+
+    @Test(
+        "a TAP interface carries data both ways",
+        .enabled("needs root for a network namespace with a TAP interface") {
+            getuid() == 0 && access("/dev/net/tun", R_OK | W_OK) == 0 && system("unshare -n true 2>/dev/null") == 0
+                && system("unshare -n ip tuntap add t0 mode tap 2>/dev/null") == 0
+        })
+    func tap() throws {
+        let output = try shell(
+            """
+            ip link set lo up; ip link add br0 type bridge && ip addr add 10.9.0.1/24 dev br0 && ip link set br0 up
+            ./throughput serve 5000 >server & until_there server serving
+            (guest 10.9.0.2/24 'ping+-c+2+10.9.0.1;'\(transfers("10.9.0.1", 5000)) --net tap,ifname=roost0,bridge=br0)
+            """, prefix: ["unshare", "-n"])
+        #expect(output.contains("2 packets received"), "\(output.suffix(3000))")
+        expectTransfers(output)
+    }
+
+    @Test("misspelled networks are refused with what was wanted")
+    func misspelled() throws {
+        let words = [
+            "usr", "user,", "user,mac=1", "user,mac=01:00:00:00:00:00", "user,burst=1K", "user,rate=0", "user,rate=10X",
+            "user,ifname=a", "tap,forward=tcp:1:2", "switch=", "switch", "user,pcap=",
+            "user,mac=02:00:00:00:00:01,mac=2",
+        ]
+        for word in words {
+            let run = try RoostRun(["run", "--kernel", "/dev/null", "--net", word])
+            #expect(run.status == 64 && run.error.contains("user[,forward"), "\(word): \(run.status) \(run.error)")
+        }
+        let both = try RoostRun(["run", "--kernel", "/dev/null", "--net", "none", "--net", "user"])
+        #expect(both.status == 64 && both.error.contains("stands alone"), "\(both.error)")
+        let bad = try RoostRun(["run", "--kernel", try DebianKernel.fetched(.cloud).image, "--net", "switch=../x"])
+        #expect(bad.status == 76 && bad.error.contains("../x"), "\(bad.status) \(bad.error)")
+    }
+}

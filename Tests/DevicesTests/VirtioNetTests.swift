@@ -1,0 +1,165 @@
+// The virtio network card: packets both ways, room, limits, offloads.
+import DeviceModel
+import Devices
+import MachineTesting
+import Synchronization
+import Testing
+
+private let version1: UInt64 = 1 << 32
+private let eventIndex: UInt64 = 1 << 29
+private let mergeable: UInt64 = 1 << 15
+
+/// A backend that keeps what it is given, as long as it has room.
+final class RecordingBackend: NetworkBackend {
+    private let contents = Mutex((sent: [[UInt8]](), hasRoom: true, agreed: VirtioNetFeatures()))
+    var sent: [[UInt8]] { contents.withLock { $0.sent } }
+    var agreed: VirtioNetFeatures { contents.withLock { $0.agreed } }
+    var hasRoom: Bool {
+        get { contents.withLock { $0.hasRoom } }
+        set { contents.withLock { $0.hasRoom = newValue } }
+    }
+    func send(_ packet: [UInt8]) -> Bool {
+        contents.withLock { contents in
+            if contents.hasRoom { contents.sent.append(packet) }
+            return contents.hasRoom
+        }
+    }
+    func agreed(to features: VirtioNetFeatures) { contents.withLock { $0.agreed = features } }
+}
+
+@Suite struct VirtioNetTests {
+    private let door = ManualDoor()
+    private let backend = RecordingBackend()
+    private let header = [UInt8](repeating: 0, count: 12)
+
+    private func card(limit: TokenBucket? = nil) -> VirtioNet {
+        VirtioNet(macAddress: [2, 0, 0, 0, 0, 1], door: door, backend: backend, limit: limit)
+    }
+
+    @Test(arguments: [false, true]) func `the network card sends and receives`(merges: Bool) throws {
+        let card = card()
+        let rig = try VirtioRig(card)
+        rig.start(features: version1 | eventIndex | 1 << 5 | (merges ? mergeable : 0))
+        #expect(rig.read(0x2000, 4) == 2)
+        let frame = (0..<100).map { UInt8($0) }
+        rig.put(header + frame, at: 0x20_0000)
+        rig.queues[1].add([(0x20_0000, 12, false), (0x20_000C, 100, false)])
+        rig.kick(1)
+        #expect(backend.sent == [header + frame])
+        card.receive(header + frame)
+        if merges {
+            for index in 0..<3 { rig.queues[0].add([(0x21_0000 + UInt64(index) * 64, 64, true)]) }
+            rig.kick(0)
+            #expect(rig.queues[0].take()?.length == 64)
+            #expect(rig.queues[0].take()?.length == 48)
+            #expect(rig.bytes(0x21_000A, 2) == [2, 0])
+        } else {
+            rig.queues[0].add([(0x21_0000, 200, true)])
+            rig.kick(0)
+            #expect(rig.queues[0].take()?.length == 112)
+            #expect(rig.bytes(0x21_000A, 2) == [1, 0])
+        }
+        #expect(rig.bytes(0x21_000C, 52) == Array(frame.prefix(52)))
+        #expect(rig.messages.messages.last?.data == 0x41)
+    }
+
+    @Test func `a packet of 64 KiB spans as many buffers as it needs`() throws {
+        let card = card()
+        let rig = try VirtioRig(card)
+        rig.start(features: version1 | mergeable, queueSize: 64)
+        let packet = header + (0..<65549).map { UInt8(truncatingIfNeeded: $0 * 7) }
+        for index in 0..<64 { rig.queues[0].add([(0x21_0000 + UInt64(index) * 1536, 1536, true)]) }
+        rig.kick(0)
+        card.receive(packet)
+        #expect(rig.bytes(0x21_000A, 2) == [43, 0])
+        #expect(rig.bytes(0x21_000C, 65549) == Array(packet.dropFirst(12)))
+        var lengths = 0
+        while let used = rig.queues[0].take() { lengths += Int(used.length) }
+        #expect(lengths == packet.count)
+    }
+
+    @Test func `the backend is told what the driver takes, and of a reset`() throws {
+        let rig = try VirtioRig(card())
+        #expect(rig.offered & 0x19183 == 0x19183)
+        rig.start(features: version1 | 1 << 1 | 1 << 7)
+        #expect(backend.agreed.isSuperset(of: [.guestChecksum, .guestTCP4]) && !backend.agreed.contains(.guestTCP6))
+        rig.write(0x14, 1, 0)
+        #expect(backend.agreed == [])
+    }
+
+    /// - Spec: virtio 1.2, 5.1.6.2.1
+    @Test func `a driver has no say in whether a checksum is right`() throws {
+        let rig = try VirtioRig(card())
+        rig.start(features: version1)
+        rig.put([0xFF] + header.dropFirst() + [UInt8](repeating: 1, count: 60), at: 0x20_0000)
+        rig.queues[1].add([(0x20_0000, 72, false)])
+        rig.kick(1)
+        #expect(backend.sent.map { $0[0] } == [1])
+    }
+
+    @Test func `packets too short or too long are given back, and not sent`() throws {
+        let rig = try VirtioRig(card())
+        rig.start(features: version1)
+        for length in [0, 1, 12, 26, 65570, 1 << 20] as [UInt32] { rig.queues[1].add([(0x20_0000, length, false)]) }
+        rig.kick(1)
+        #expect(backend.sent == [])
+        for _ in 0..<6 { #expect(rig.queues[1].take() != nil) }
+    }
+
+    @Test func `packets wait in the queue while the backend has no room, and none is lost`() throws {
+        let card = card()
+        let rig = try VirtioRig(card)
+        rig.start(features: version1 | eventIndex)
+        backend.hasRoom = false
+        for index in 0..<4 {
+            rig.put(header + [UInt8](repeating: UInt8(index), count: 60), at: 0x20_0000 + UInt64(index) * 128)
+            rig.queues[1].add([(0x20_0000 + UInt64(index) * 128, 72, false)])
+        }
+        rig.kick(1)
+        #expect(backend.sent == [] && rig.queues[1].take() == nil)
+        backend.hasRoom = true
+        card.resume()
+        #expect(backend.sent.map { $0[20] } == [0, 1, 2, 3])
+        #expect(rig.queues[1].take() != nil)
+    }
+
+    @Test func `a limit lets a burst pass, and the rest in its time, both ways`() throws {
+        // 80,000 bits a second: a frame of 100 bytes in 10 ms.
+        let card = card(limit: TokenBucket(rate: 80_000, burst: 800))
+        let rig = try VirtioRig(card)
+        rig.start(features: version1 | mergeable)
+        rig.put(header + [UInt8](repeating: 5, count: 100), at: 0x20_0000)
+        for _ in 0..<10 { rig.queues[1].add([(0x20_0000, 112, false)]) }
+        for index in 0..<12 { rig.queues[0].add([(0x21_0000 + UInt64(index) * 256, 256, true)]) }
+        rig.kick(1)
+        for _ in 0..<10 { card.receive(header + [UInt8](repeating: 6, count: 100)) }
+        #expect(backend.sent.count == 1)
+        #expect(rig.queues[0].take() != nil && rig.queues[0].take() == nil)
+        door.advance(by: 50_000_000)
+        #expect(5...6 ~= backend.sent.count)
+        door.advance(by: 100_000_000)
+        #expect(backend.sent.count == 10)
+        var received = 1
+        while rig.queues[0].take() != nil { received += 1 }
+        #expect(received == 10 && card.droppedFrames == 0)
+    }
+
+    @Test func `a flood of frames is dropped, not kept`() throws {
+        let card = card()
+        let rig = try VirtioRig(card)
+        rig.start(features: version1)
+        for _ in 0..<1000 { card.receive(header + [UInt8](repeating: 1, count: 60)) }
+        #expect(card.droppedFrames == 744)
+    }
+
+    @Test func `saved packets come back, and those that can't be are refused`() throws {
+        let card = card()
+        let rig = try VirtioRig(card)
+        rig.start(features: version1)
+        card.receive(header + [1, 2, 3])
+        var state = card.saveDeviceState()
+        #expect(state.frames == [header + [1, 2, 3]])
+        state.frames = [[1]]
+        #expect(throws: StateError.self) { try card.restoreDeviceState(state) }
+    }
+}
