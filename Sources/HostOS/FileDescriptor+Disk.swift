@@ -72,22 +72,7 @@ extension FileDescriptor {
     }
 
     /// Writes all bytes at `offset` (`pwrite(2)`).
-    public func write(_ bytes: [UInt8], at offset: UInt64) throws(HostError) {
-        var failure: HostError?
-        bytes.withUnsafeBytes { buffer in
-            var done = 0
-            while done < buffer.count {
-                let put = pwrite(
-                    rawValue, buffer.baseAddress! + done, buffer.count - done, Int(truncatingIfNeeded: offset) &+ done)
-                if put > 0 { done += put }
-                if put == 0 || (put < 0 && errno != EINTR) {
-                    failure = put == 0 ? HostError("write", errno: EIO) : HostError.last("write")
-                    return
-                }
-            }
-        }
-        if let failure { throw failure }
-    }
+    public func write(_ bytes: [UInt8], at offset: UInt64) throws(HostError) { try write(bytes[...], at: offset) }
 
     /// Makes everything written durable (`fdatasync(2)`).
     public func synchronize() throws(HostError) { _ = try retrying("fdatasync") { fdatasync(rawValue) } }

@@ -6,13 +6,7 @@ import Testing
 
 /// The guest program, compiled once.
 private enum UserModeProgram {
-    static let initramfs: [UInt8]? = guestProgram("usermode.c").map { program in
-        var archive = CPIOArchive()
-        archive.addDirectory("dev")
-        archive.addCharacterDevice("dev/console", major: 5, minor: 1)
-        archive.addFile("init", contents: program, mode: 0o755)
-        return archive.serialized()
-    }
+    static let initramfs = guestInitramfs("usermode.c")
 }
 
 @Suite(

@@ -3,17 +3,9 @@ import Foundation
 import Images
 import Testing
 
-/// A guest program of `GuestTests`, compiled once, as the init of an initramfs.
+/// The guest program, compiled once.
 private enum LitmusProgram {
-    static let initramfs: [UInt8]? = guestProgram("litmus.c").map(initramfs(running:))
-
-    static func initramfs(running program: [UInt8]) -> [UInt8] {
-        var archive = CPIOArchive()
-        archive.addDirectory("dev")
-        archive.addCharacterDevice("dev/console", major: 5, minor: 1)
-        archive.addFile("init", contents: program, mode: 0o755)
-        return archive.serialized()
-    }
+    static let initramfs = guestInitramfs("litmus.c")
 }
 
 @Suite(
@@ -86,6 +78,16 @@ struct ProcessorsTests {
             #expect(result.error.contains("processor"), "\(result.error)")
         }
     }
+}
+
+/// An initramfs whose init is a program of `GuestTests`; nil: there is no compiler.
+func guestInitramfs(_ name: String) -> [UInt8]? {
+    guard let program = guestProgram(name) else { return nil }
+    var archive = CPIOArchive()
+    archive.addDirectory("dev")
+    archive.addCharacterDevice("dev/console", major: 5, minor: 1)
+    archive.addFile("init", contents: program, mode: 0o755)
+    return archive.serialized()
 }
 
 /// A program of `GuestTests`, compiled statically; nil: there is no compiler.

@@ -1,9 +1,10 @@
 // How translated code goes from block to block.
 //
-// Within a page, and anywhere in absolute code, jumps are chained: the dispatcher patches them once their target is known.
-// Elsewhere the jump table is asked; indirect branches of absolute code remember their first target before that. A backward jump looks for events. Calls leave a pair on the host's stack, the guest's
-// return address and (by the host's own CALL) where it is translated; a return that finds its address there takes the
-// host's RET, which the processor predicts.
+// Within a page, and anywhere in absolute code, jumps are chained: the dispatcher patches them once their target is known;
+// a block that comes right after needs no jump at all. Elsewhere the jump table is asked; indirect branches of absolute
+// code remember their first target before that. A backward jump looks for events. Calls leave a pair on the host's stack,
+// the guest's return address and (by the host's own CALL) where it is translated; a return that finds its address there
+// takes the host's RET, which the processor predicts.
 internal import CHost
 
 extension BlockTranslator {
