@@ -135,7 +135,7 @@ public enum NestedImage {
             rm -f /tmp/disk
         }
         begin() { # name, words of the inner kernel, command: seconds to user space, then the memory beside the guest's
-            name=$1 append=$2; shift 2
+            local name=$1 append=$2; shift 2
             rm -f /tmp/$name; touch /tmp/$name
             start=$(uptime)
             "$@" -append "$append" </dev/null >/tmp/$name 2>/tmp/$name.err & process=$!
