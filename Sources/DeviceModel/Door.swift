@@ -20,6 +20,21 @@ public protocol Door: AnyObject, Sendable {
 
     /// `count` bytes from the host's random source (at most 64 KiB are returned).
     func randomBytes(_ count: Int) -> [UInt8]
+
+    /// Stops time and holds back timers and events. Returns when nothing that was let in is still at work; no vCPU may
+    /// run.
+    func close()
+
+    /// Goes on after `close`.
+    func open()
+}
+
+extension Door {
+    /// Nothing comes in while no vCPU runs.
+    public func close() {}
+
+    /// Nothing was held back.
+    public func open() {}
 }
 
 /// A one-shot timer behind the door.

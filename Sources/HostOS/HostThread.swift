@@ -83,6 +83,76 @@ public final class WakeFlag: @unchecked Sendable {
     }
 }
 
+/// A mutex with a condition: threads change what it guards, others wait until that is as they want it.
+public final class ConditionLock: @unchecked Sendable {
+    // SAFETY of @unchecked: the mutex and the condition are made for several threads.
+    private let mutex: UnsafeMutablePointer<pthread_mutex_t>
+    private let condition: UnsafeMutablePointer<pthread_cond_t>
+
+    /// A lock that nobody holds.
+    public init() {
+        mutex = .allocate(capacity: 1)
+        condition = .allocate(capacity: 1)
+        pthread_mutex_init(mutex, nil)
+        pthread_cond_init(condition, nil)
+    }
+
+    deinit {
+        pthread_cond_destroy(condition)
+        pthread_mutex_destroy(mutex)
+        condition.deallocate()
+        mutex.deallocate()
+    }
+
+    /// Changes what is guarded, and has all who wait look again.
+    public func update(_ body: () -> Void) {
+        pthread_mutex_lock(mutex)
+        body()
+        pthread_cond_broadcast(condition)
+        pthread_mutex_unlock(mutex)
+    }
+
+    /// Waits until `isTrue` says so and does `body` then; both are called with the mutex held.
+    public func wait(until isTrue: () -> Bool, then body: () -> Void = {}) {
+        pthread_mutex_lock(mutex)
+        while !isTrue() { pthread_cond_wait(condition, mutex) }
+        body()
+        pthread_mutex_unlock(mutex)
+    }
+}
+
+/// A lock that many readers or one writer hold. A reader may take it again while it has it; a writer waits for a moment
+/// without readers, and may let go on another thread.
+public final class ReadersWriterLock: @unchecked Sendable {
+    // SAFETY of @unchecked: the counts are touched with the lock held.
+    private let lock = ConditionLock()
+    private var readers = 0
+    private var isWriting = false
+
+    /// A lock that nobody holds.
+    public init() {}
+
+    /// Runs `body` as one of the readers.
+    public func read<Result>(_ body: () throws -> Result) rethrows -> Result {
+        lock.wait(until: { !isWriting }, then: { readers += 1 })
+        defer { lock.update { readers -= 1 } }
+        return try body()
+    }
+
+    /// Runs `body` alone.
+    public func write<Result>(_ body: () throws -> Result) rethrows -> Result {
+        lockForWriting()
+        defer { unlock() }
+        return try body()
+    }
+
+    /// Waits until nobody holds it, and takes it for writing.
+    public func lockForWriting() { lock.wait(until: { !isWriting && readers == 0 }, then: { isWriting = true }) }
+
+    /// Ends `lockForWriting`.
+    public func unlock() { lock.update { isWriting = false } }
+}
+
 extension FileDescriptor {
     /// Waits until one of two descriptors can be read; whether each can. A negative descriptor is never ready.
     public static func waitForInput(_ first: Int32, _ second: Int32) -> (first: Bool, second: Bool) {

@@ -5,53 +5,93 @@ internal import Synchronization
 
 /// The door of a machine that runs freely: events take effect at once, on the thread that has them.
 public final class HostDoor: Door {
-    private let start: UInt64
+    private let time: GuestTime
     private let timers: TimerThread
+    /// Held for reading while something is let in, for writing while the door is closed.
+    private let gate = ReadersWriterLock()
 
-    /// Starts guest time at zero, and the thread that fires timers.
-    public init() throws {
-        start = HostClock.monotonic
-        timers = try TimerThread()
+    /// Starts guest time at `now`, and the thread that fires timers.
+    public init(at now: UInt64 = 0) throws {
+        time = GuestTime(at: now)
+        timers = try TimerThread(time: time, gate: gate)
     }
 
     deinit { timers.stop() }
 
-    /// Nanoseconds since the door was made.
-    public var now: UInt64 { HostClock.monotonic &- start }
+    /// Nanoseconds since the machine was first started, without those for which the door was closed.
+    public var now: UInt64 { time.now }
 
     /// The host's time of day.
     public var wallClock: UInt64 { HostClock.realTime }
 
     /// Makes a timer that fires on the timer thread.
     public func makeTimer(_ fire: @escaping @Sendable () -> Void) -> any DoorTimer {
-        HostTimer(timers, start: start, slot: timers.add(fire))
+        HostTimer(timers, slot: timers.add(fire))
     }
 
-    /// Runs the event at once.
-    public func admit(_ event: ExternalEvent, _ body: @escaping @Sendable (ExternalEvent) -> Void) { body(event) }
+    /// Runs the event at once, or when the door opens.
+    public func admit(_ event: ExternalEvent, _ body: @escaping @Sendable (ExternalEvent) -> Void) {
+        gate.read { body(event) }
+    }
 
     /// Bytes from `getrandom(2)`.
     public func randomBytes(_ count: Int) -> [UInt8] { HostRandom.bytes(min(max(count, 0), 65536)) }
+
+    /// Stops time; timers and events wait. Returns when nothing that was let in is still at work.
+    public func close() {
+        gate.lockForWriting()
+        time.stop()
+    }
+
+    /// Goes on after `close`.
+    public func open() {
+        time.start()
+        gate.unlock()
+        timers.timeHasMoved()
+    }
+}
+
+/// Guest time against the host's: nanoseconds since the machine's first start, with a stop now and then.
+final class GuestTime: Sendable {
+    /// Host time at guest time zero, wrapping.
+    private let origin: Atomic<UInt64>
+    /// Guest time while it is stopped; the maximum while it runs.
+    private let stopped = Atomic<UInt64>(.max)
+
+    init(at now: UInt64) { origin = Atomic(HostClock.monotonic &- now) }
+
+    var now: UInt64 {
+        let stopped = stopped.load(ordering: .acquiring)
+        return stopped != .max ? stopped : HostClock.monotonic &- origin.load(ordering: .acquiring)
+    }
+
+    /// Host time at a guest time, if time goes on as it does.
+    func hostTime(of deadline: UInt64) -> UInt64 {
+        min(origin.load(ordering: .acquiring) &+ min(deadline, .max >> 1), .max - 1)
+    }
+
+    func stop() { stopped.store(HostClock.monotonic &- origin.load(ordering: .acquiring), ordering: .releasing) }
+
+    func start() {
+        let now = now
+        origin.store(HostClock.monotonic &- now, ordering: .releasing)
+        stopped.store(.max, ordering: .releasing)
+    }
 }
 
 /// A timer of a `HostDoor`.
 final class HostTimer: DoorTimer {
     private let thread: TimerThread
-    private let start: UInt64
     private let slot: Int
 
-    init(_ thread: TimerThread, start: UInt64, slot: Int) {
+    init(_ thread: TimerThread, slot: Int) {
         self.thread = thread
-        self.start = start
         self.slot = slot
     }
 
     deinit { thread.remove(slot) }
 
-    func arm(at deadline: UInt64) {
-        let (sum, overflow) = start.addingReportingOverflow(deadline)
-        thread.set(slot, overflow ? .max - 1 : min(sum, .max - 1))
-    }
+    func arm(at deadline: UInt64) { thread.set(slot, min(deadline, .max - 1)) }
 
     func disarm() { thread.set(slot, .max) }
 }
@@ -59,10 +99,10 @@ final class HostTimer: DoorTimer {
 /// One thread that sleeps on a timerfd until the earliest deadline. A board has some twenty timers: a linear search.
 final class TimerThread: Sendable {
     private struct Timers {
-        /// Host time of each slot; the maximum means not armed.
+        /// Guest time of each slot; the maximum means not armed.
         var deadlines: [UInt64] = []
         var actions: [(@Sendable () -> Void)?] = []
-        /// What the timerfd is set to.
+        /// The guest time that the timerfd is set to.
         var programmed = UInt64.max
         var stopped = false
     }
@@ -71,8 +111,12 @@ final class TimerThread: Sendable {
     private let clock: SharedDescriptor
     private let wake: SharedDescriptor
     private let thread = Mutex<HostThread?>(nil)
+    private let time: GuestTime
+    private let gate: ReadersWriterLock
 
-    init() throws {
+    init(time: GuestTime, gate: ReadersWriterLock) throws {
+        self.time = time
+        self.gate = gate
         clock = SharedDescriptor(try FileDescriptor.timer())
         wake = SharedDescriptor(try FileDescriptor.eventCounter())
         let started = try HostThread(name: "roost-timers") { [unowned self] in run() }
@@ -114,16 +158,20 @@ final class TimerThread: Sendable {
             // A later deadline needs no system call: the thread wakes once for nothing and looks again.
             if deadline < timers.programmed {
                 timers.programmed = deadline
-                clock.descriptor.arm(at: deadline)
+                clock.descriptor.arm(at: time.hostTime(of: deadline))
             }
         }
     }
 
+    /// Host times have changed: looks at all deadlines anew.
+    func timeHasMoved() { wake.descriptor.signal() }
+
     private func run() {
         while true {
-            let (due, _) = FileDescriptor.waitForInput(clock.descriptor.rawValue, wake.descriptor.rawValue)
+            let (due, woken) = FileDescriptor.waitForInput(clock.descriptor.rawValue, wake.descriptor.rawValue)
             if due { clock.descriptor.drain() }
-            let now = HostClock.monotonic
+            if woken { wake.descriptor.drain() }
+            let now = time.now
             let actions = timers.withLock { timers -> [@Sendable () -> Void]? in
                 if timers.stopped { return nil }
                 var actions: [@Sendable () -> Void] = []
@@ -136,11 +184,11 @@ final class TimerThread: Sendable {
                     next = min(next, timers.deadlines[slot])
                 }
                 timers.programmed = next
-                clock.descriptor.arm(at: next == .max ? nil : next)
+                clock.descriptor.arm(at: next == .max ? nil : time.hostTime(of: next))
                 return actions
             }
             guard let actions else { return }
-            for action in actions { action() }
+            for action in actions { gate.read(action) }
         }
     }
 }

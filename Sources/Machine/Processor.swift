@@ -18,6 +18,8 @@ private struct Wishes: Sendable {
     var ended = false
     /// Go on with this engine.
     var engine: EngineKind?
+    /// Wait between two instructions until this is withdrawn.
+    var pause = false
 }
 
 /// One processor of the machine: its state, its engine and its local APIC.
@@ -48,6 +50,10 @@ package final class Processor: PowerControl, @unchecked Sendable {
     private var sinceSample = 0
     private var events = EventRing()
     private let trace: TraceOptions
+    /// Told whenever the vCPU's thread begins or ends to wait in a pause.
+    var gate: PauseGate?
+    /// What the 8259 has handed out and the guest hasn't got, while the machine is paused.
+    var undelivered: UInt8?
     var direct: DirectExecution?
     /// Names for perf.
     var perfMap: PerfMap?
@@ -68,6 +74,9 @@ package final class Processor: PowerControl, @unchecked Sendable {
         scale = ClockScale(frequency: frequency)
         ordered?.attach(cpu)
     }
+
+    /// Whether time is the count of instructions.
+    var isOrdered: Bool { ordered != nil }
 
     /// Ticks a second of the guest's counter.
     package var tscFrequency: UInt64 { frequency }
@@ -133,6 +142,12 @@ package final class Processor: PowerControl, @unchecked Sendable {
         kick(ROOST_ATTENTION_KICK)
     }
 
+    /// Has the vCPU's thread wait between two instructions, or go on.
+    func setPause(_ isWanted: Bool) {
+        wishes.withLock { $0.pause = isWanted }
+        kick(ROOST_ATTENTION_KICK)
+    }
+
     /// Ends the machine.
     package func end() {
         wishes.withLock { $0.ended = true }
@@ -152,6 +167,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
         while true {
             ordered?.fireDue()
             if let outcome = takeWishes() { return outcome }
+            if waitInPause(engine) { continue }
             // A hypervisor that has the local APICs takes these messages itself.
             if unsafe state.pointee.awaits_startup != 0 && !engine.waitsByItself {
                 wake.wait()
@@ -162,7 +178,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
             // It came halted, or a move that was none woke it. An engine with the local APIC in it waits by itself.
             if unsafe state.pointee.halted != 0 && !engine.waitsByItself {
                 waitForInterrupt(apic)
-                if !isMoveWanted { unsafe state.pointee.halted = 0 }
+                if !isStopWanted { unsafe state.pointee.halted = 0 }
                 continue
             }
             if apic.hasDeliverableInterrupt {
@@ -213,7 +229,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
             case .halt:
                 waitForInterrupt(apic)
                 // Woken to go on elsewhere, it is still halted.
-                if isMoveWanted { unsafe state.pointee.halted = 1 }
+                if isStopWanted { unsafe state.pointee.halted = 1 }
             case .endOfInterrupt(let vector): board.apics.endOfInterrupt(vector: vector)
             case .interrupted, .interruptWindow: break
             case .shutdown:
@@ -278,13 +294,33 @@ package final class Processor: PowerControl, @unchecked Sendable {
 
     private var isMoveWanted: Bool { wishes.withLock { $0.engine != nil } }
 
+    /// Whether a halted vCPU was woken for another reason than an interrupt.
+    private var isStopWanted: Bool { wishes.withLock { $0.engine != nil || $0.pause } }
+
+    /// Whether the instruction at RIP hasn't begun.
+    private func isBetweenInstructions(_ engine: any Engine) -> Bool {
+        // SAFETY: this is the vCPU's thread.
+        let isWhole = unsafe cpu.state.pointee.completed_count == 0 && cpu.state.pointee.pending_fault == 0
+        return engine.isBetweenInstructions && isWhole
+    }
+
+    /// Waits while a pause is wanted, if no instruction is half done; whether it has waited.
+    private func waitInPause(_ engine: any Engine) -> Bool {
+        guard let gate, wishes.withLock({ $0.pause }) else { return false }
+        guard isBetweenInstructions(engine), engine.isSettled else {
+            kick(ROOST_ATTENTION_KICK)
+            return false
+        }
+        gate.arrive()
+        while wishes.withLock({ $0.pause && !$0.ended && !$0.stopped }) { wake.wait() }
+        gate.leave()
+        return true
+    }
+
     /// Goes on with another engine if someone wants that and no instruction is half done; else once it is.
     private func moveIfWanted() -> MachineOutcome? {
         guard isMoveWanted, let engine else { return nil }
-        // SAFETY: this is the vCPU's thread.
-        let state = unsafe cpu.state
-        let isWhole = unsafe state.pointee.completed_count == 0 && state.pointee.pending_fault == 0
-        guard engine.isBetweenInstructions, isWhole else {
+        guard isBetweenInstructions(engine) else {
             kick(ROOST_ATTENTION_KICK)
             return nil
         }
@@ -336,7 +372,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
         while true {
             let wished = wishes.withLock { wishes in
                 wishes.nonMaskable || wishes.power != nil || wishes.ended || wishes.stopped || wishes.initialize
-                    || wishes.engine != nil
+                    || wishes.engine != nil || wishes.pause
             }
             // SAFETY: this is the vCPU's thread.
             let open = unsafe cpu.state.pointee.rflags & 0x200 != 0 || cpu.state.pointee.monitor_address != 0

@@ -1,0 +1,78 @@
+// Stopping a machine between two instructions, with everything that could reach it, and letting it go on.
+internal import CHost
+internal import CPU
+internal import DeviceModel
+internal import Synchronization
+
+extension Machine {
+    /// Whether the machine is paused.
+    public var isPaused: Bool { pausedAt.withLock { $0 != nil } }
+
+    /// Stops the processors between instructions; time, timers and everything from outside stand still. Returns when that
+    /// is so, with all state in the vCPUs' blocks and the board. Nothing happens if it is so already.
+    public func pause() throws(MachineError) {
+        try pausedAt.withLock { (pausedAt) throws(MachineError) in
+            if pausedAt != nil { return }
+            for processor in processors { processor.setPause(true) }
+            guard gate.waitForAll(processors.count) else {
+                for processor in processors { processor.setPause(false) }
+                throw MachineError(.ended, "the machine has ended")
+            }
+            do throws(MachineError) {
+                for processor in processors { try processor.giveBack() }
+            } catch {
+                for processor in processors { processor.setPause(false) }
+                throw error
+            }
+            door.close()
+            pausedAt = roost_rdtsc()
+        }
+    }
+
+    /// Ends the machine, whatever the guest does; `run` returns.
+    public func end() {
+        for processor in processors { processor.end() }
+        try? resume()
+    }
+
+    /// Goes on after `pause`; the guest's clocks go on from where they stood. Nothing happens if the machine runs.
+    public func resume() throws(MachineError) {
+        try pausedAt.withLock { (pausedAt) throws(MachineError) in
+            guard let since = pausedAt else { return }
+            let missed = roost_rdtsc() &- since
+            door.open()
+            pausedAt = nil
+            defer { for processor in processors { processor.setPause(false) } }
+            for processor in processors { try processor.takeOver(missed: missed) }
+        }
+    }
+}
+
+extension Processor {
+    /// Brings what the engine holds into the state block and the board; the vCPU's thread waits in a pause.
+    func giveBack() throws(MachineError) {
+        guard let engine else { return }
+        do {
+            let handover = try engine.giveBack(clock.registers)
+            clock.registers = handover.clock
+            undelivered = handover.interrupt
+        } catch {
+            throw MachineError(.hypervisor, "the processor's state could not be read: \(error)")
+        }
+    }
+
+    /// Has the engine take over what `giveBack` left or a saved state brought; the time-stamp counter doesn't count the
+    /// host's ticks that were `missed`.
+    func takeOver(missed: UInt64) throws(MachineError) {
+        // SAFETY: the vCPU's thread waits, or hasn't started.
+        if !isOrdered { unsafe cpu.state.pointee.tsc_offset &-= missed }
+        // The clocks are to be told of the counter at once.
+        unsafe lastOffset = ~cpu.state.pointee.tsc_offset
+        try begin()
+        guard let vector = undelivered else { return }
+        undelivered = nil
+        if let engine, !engine.inject(vector: vector) {
+            throw MachineError(.hypervisor, "an interrupt could not be delivered")
+        }
+    }
+}
