@@ -67,7 +67,8 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
             ]),
         .testTarget(
-            name: "MachineTests", dependencies: ["Machine", "MachineTesting", "CHost", "CPU", "Devices", "GuestMemory"]),
+            name: "MachineTests",
+            dependencies: ["Machine", "MachineTesting", "CHost", "CPU", "Devices", "GuestMemory", "Images"]),
 
         // Guest images.
         .target(name: "Images", dependencies: ["HostOS", "Storage"]),

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -43,3 +44,5 @@ int roost_block_zero(int fd, uint64_t offset, uint64_t length) {
     uint64_t range[2] = {offset, length};
     return ioctl(fd, BLKZEROOUT, range);
 }
+
+int roost_rename_new(const char *from, const char *to) { return renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE); }

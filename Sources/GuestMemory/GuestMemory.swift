@@ -45,6 +45,8 @@ public struct PageFlags: OptionSet, Sendable {
     public static let directWritable = PageFlags(rawValue: 8)
     /// User code that runs directly may execute the page: marked `.code` too, and not writable for such code.
     public static let directExecutable = PageFlags(rawValue: 16)
+    /// The content is still in the saved memory that the machine goes on from (`restoreLazily`).
+    public static let absent = PageFlags(rawValue: 32)
 }
 
 /// One contiguous range of RAM or ROM.
@@ -73,6 +75,8 @@ public final class GuestMemory: @unchecked Sendable {
     public static let pageSize: UInt64 = 4096
 
     let shared: SharedMemory
+    let saved = Mutex<SavedMemory?>(nil)
+    let capture = Mutex<MemoryCapture?>(nil)
     private let codeObservers = Mutex<[Int: @Sendable (UInt64) -> Void]>([:])
     /// Raised by every write of a device to a page that is `.directExecutable`.
     public let directChanges: UnsafeMutablePointer<UInt32>
@@ -144,6 +148,8 @@ public final class GuestMemory: @unchecked Sendable {
 
     /// Makes all RAM zero again, giving its pages back to the host; nothing may run. ROM stays.
     public func clear() {
+        finishCapture()
+        forgetSaved()
         for region in regions where region.kind == .ram && region.length > 0 {
             let start = base + Int(region.start.rawValue)
             if madvise(start, Int(region.length), MADV_REMOVE) != 0 { memset(start, 0, Int(region.length)) }
@@ -163,6 +169,7 @@ public final class GuestMemory: @unchecked Sendable {
         let first = (address.rawValue &+ 4095) & ~4095
         let end = (address.rawValue &+ UInt64(length)) & ~4095
         guard first < end else { return false }
+        for page in first >> 12..<end >> 12 { prepareWrite(page) }
         if madvise(base + Int(first), Int(end - first), MADV_REMOVE) != 0 { return false }
         didWrite(GuestPhysicalAddress(first), length: Int(end - first))
         return true
@@ -183,10 +190,16 @@ public final class GuestMemory: @unchecked Sendable {
         return nil
     }
 
-    /// Host address of a range that lies in one region, or nil. Reading it races with the guest: copy, don't trust twice.
+    /// Host address of a range that lies in one region, or nil, with its content there. Reading it races with the guest:
+    /// copy, don't trust twice. Writing begins at once, if at all, and `didWrite` follows.
     public func hostAddress(_ address: GuestPhysicalAddress, length: Int, forWriting: Bool) -> UnsafeMutableRawPointer?
     {
         guard let region = region(address, length), !forWriting || region.kind == .ram else { return nil }
+        if length > 0 {
+            for page in address.rawValue / 4096...(address.rawValue + UInt64(length) - 1) / 4096 {
+                if forWriting { prepareWrite(page) } else { prepareRead(page) }
+            }
+        }
         return UnsafeMutableRawPointer(base + Int(address.rawValue))
     }
 

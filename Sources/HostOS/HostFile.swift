@@ -32,6 +32,16 @@ public enum HostFile {
     }
 }
 
+extension HostFile {
+    /// Gives a file or folder another name, where nothing has it (`renameat2(2)`), and has the host keep that.
+    public static func rename(_ old: String, to new: String) throws(HostError) {
+        _ = try retrying("rename \(old) to \(new)") { roost_rename_new(old, new) }
+        let folder = new.lastIndex(of: "/").map { String(new[..<$0]) } ?? "."
+        let directory = try FileDescriptor.open(folder.isEmpty ? "/" : folder, O_RDONLY | O_DIRECTORY)
+        _ = try retrying("fsync \(folder)") { fsync(directory.rawValue) }
+    }
+}
+
 /// The host's random source.
 public enum HostRandom {
     /// `count` random bytes (`getrandom(2)`).

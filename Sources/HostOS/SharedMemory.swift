@@ -52,6 +52,12 @@ public final class SharedMemory: @unchecked Sendable {
         return found < 0 ? .max : max(found & ~4095, offset)
     }
 
+    /// The first page from an offset in the memfd on that was never touched.
+    public func nextHole(from offset: Int) -> Int {
+        let found = lseek(descriptor, offset, roost_seek_hole)
+        return found < 0 ? .max : (found &+ 4095) & ~4095
+    }
+
     deinit {
         munmap(base, span)
         close(descriptor)

@@ -114,6 +114,20 @@ package final class Board: Sendable {
         bridge.reset()
     }
 
+    /// Everything that has a state, in the order in which states are put back: devices before the bridge that maps them.
+    var components: [(name: String, component: any Saveable)] {
+        var all: [(String, any Saveable)] = localAPICs.map { ("localAPIC\($0.id)", $0) }
+        all += [
+            ("router", router), ("pic8259", pic), ("ioAPIC", ioAPIC), ("pit8254", pit), ("rtc", rtc),
+            ("keyboard", keyboard), ("serial", serial), ("acpiPower", acpi), ("firmwareConfig", firmware),
+            ("postPort", post), ("debugConsole", debugConsole), ("resetControl", resetControl),
+        ]
+        for (slot, device) in bridge.devices {
+            if let device = device as? any Saveable { all.append(("pci\(slot)", device)) }
+        }
+        return all + [("hostBridge", bridge)]
+    }
+
     /// What firmware leaves behind: the ACPI tables, and addresses in the PCI functions' registers.
     package func prepare() throws {
         bridge.assignResources()

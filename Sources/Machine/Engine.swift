@@ -21,6 +21,8 @@ package protocol Engine: AnyObject {
     var isSettled: Bool { get }
     /// Whether a halted vCPU waits for its interrupt in `run`.
     var waitsByItself: Bool { get }
+    /// Whether the first store to a page that isn't dirty is noticed before it happens.
+    var noticesFirstWrites: Bool { get }
     /// Takes over what the state block, the board and the clock hold, before the first run and after changes from outside.
     func takeOver(_ clock: KVMClock.Registers) throws
     /// Brings the state block and the board up to date, between instructions; the clock's registers are returned.

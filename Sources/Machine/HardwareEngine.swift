@@ -54,6 +54,7 @@ final class HardwareEngine: Engine {
     var isBetweenInstructions: Bool { kvm.isBetweenInstructions }
     var isSettled: Bool { kvm.isSettled }
     var waitsByItself: Bool { true }
+    var noticesFirstWrites: Bool { false }
 
     func report(to statistics: inout RunStatistics) {
         statistics.hypervisorExits += kvm.exits

@@ -58,7 +58,7 @@ package struct KVMClock {
     }
 
     /// The two registers, as they move between engines.
-    package struct Registers: Sendable, Equatable {
+    package struct Registers: Sendable, Equatable, Codable {
         /// 0x4B564D00.
         package var wallClock: UInt64 = 0
         /// 0x4B564D01.

@@ -9,14 +9,19 @@ internal import Synchronization
 
 /// A virtual machine.
 public final class Machine: Sendable {
-    private let configuration: MachineConfiguration
-    private let memory: GuestMemory
-    private let door: any Door
-    private let processors: [Processor]
-    private let board: Board
+    let configuration: MachineConfiguration
+    let memory: GuestMemory
+    let door: any Door
+    let processors: [Processor]
+    let board: Board
     private let console: Console
-    private let backends: Backends
+    let backends: Backends
+    let gate = PauseGate()
+    /// The host's counter when the machine was paused; nil while it runs.
+    let pausedAt = Mutex<UInt64?>(nil)
     private let moveNow: Alternation?
+    /// Why the machine must end, where that is nothing that the guest did.
+    private let failure = Mutex<String?>(nil)
     private let result = Mutex<MachineOutcome?>(nil)
 
     /// Makes a machine with everything connected and the kernel loaded; the guest doesn't run yet.
@@ -31,7 +36,7 @@ public final class Machine: Sendable {
             throw MachineError(.memory, "\(sizeInWords(configuration.memory)) of memory: \(error.reason)")
         }
         do {
-            door = configuration.clock == .virtual ? VirtualDoor() : try HostDoor()
+            door = configuration.clock == .virtual ? VirtualDoor() : try HostDoor(at: configuration.snapshot?.time ?? 0)
         } catch {
             throw MachineError(.host, "\(error)")
         }
@@ -56,9 +61,9 @@ public final class Machine: Sendable {
             if let interval = configuration.movesEveryMilliseconds {
                 Alternation(processor, choice.kind, door, every: interval)
             } else { nil }
-        let entry = try load()
         if count > 1 { _ = VCPUGroup(processors.map(\.cpu), memory: memory) }
         for processor in processors {
+            processor.gate = gate
             processor.prepare(choice)
             processor.connect(engine: try processor.makeEngine(choice, configuration, board: board), board: board)
         }
@@ -67,7 +72,7 @@ public final class Machine: Sendable {
             next.kind = kind
             return try processor.makeEngine(next, configuration, board: board)
         }
-        try start(entry)
+        if let snapshot = configuration.snapshot { try restore(snapshot, choice) } else { try start(try load()) }
         HostMemory.trimHeap()
         if let note = choice.note { Terminal.note("roost: \(note)") }
     }
@@ -124,6 +129,7 @@ public final class Machine: Sendable {
     /// Runs the guest until it ends, starting it again after resets.
     public func run() -> MachineOutcome {
         do {
+            if isPaused { try resume() }
             let serial = board.serial
             let door = door
             try console.start(serial) { bytes in
@@ -133,7 +139,8 @@ public final class Machine: Sendable {
             }
             let thread = try HostThread(name: "roost-cpu0") { [self] in
                 let outcome = runToEnd()
-                result.withLock { $0 = outcome }
+                gate.end()
+                result.withLock { $0 = failure.withLock { $0 }.map { .failed($0) } ?? outcome }
             }
             thread.join()
         } catch {
@@ -185,6 +192,12 @@ public final class Machine: Sendable {
         }
         for thread in threads { thread.join() }
         return first.withLock { $0 } ?? .failed("the processors' threads ended without a result")
+    }
+
+    /// Ends the machine, from any thread: it can't go on.
+    func fail(_ reason: String) {
+        failure.withLock { $0 = $0 ?? reason }
+        processors[0].end()
     }
 
     /// Goes on with another engine as soon as no instruction is half done.

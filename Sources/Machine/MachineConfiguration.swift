@@ -67,6 +67,8 @@ public struct MachineConfiguration: Sendable {
     public var networks = [NetworkConfiguration(.user(forwards: []))]
     /// The console.
     public var console = ConsoleChoice.standard
+    /// Where the machine goes on from instead of booting.
+    public var snapshot: Snapshot?
     /// Port that ends Roost when written.
     public var debugExitPort: UInt16?
     /// QEMU's `pc-testdev`.
@@ -107,6 +109,10 @@ public struct MachineError: Error, CustomStringConvertible, Sendable, Equatable 
         public static let port = Code("port")
         /// The console.
         public static let console = Code("console")
+        /// The machine has ended.
+        public static let ended = Code("ended")
+        /// A saved state that doesn't fit.
+        public static let state = Code("state")
         /// Something else on the host.
         public static let host = Code("host")
     }

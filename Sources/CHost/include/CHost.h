@@ -2,6 +2,7 @@
 #ifndef CHOST_H
 #define CHOST_H
 #include "alu.h"
+#include "checksum.h"
 #include "disk.h"
 #include "kvm.h"
 #include "stub.h"
@@ -17,6 +18,7 @@
 
 // memfd_create(2), close-on-exec; glibc declares it only under _GNU_SOURCE.
 static const int roost_seek_data = 3;              // SEEK_DATA, the same
+static const int roost_seek_hole = 4;              // SEEK_HOLE, the same
 static const int roost_timer_absolute = TFD_TIMER_ABSTIME;
 
 static inline uint64_t roost_read_tsc(void) { return __builtin_ia32_rdtsc(); }

@@ -15,4 +15,7 @@ int roost_block_size(int fd, uint64_t *bytes);
 int roost_block_discard(int fd, uint64_t offset, uint64_t length);
 int roost_block_zero(int fd, uint64_t offset, uint64_t length);
 
+// renameat2(2) with RENAME_NOREPLACE.
+int roost_rename_new(const char *from, const char *to);
+
 #endif

@@ -75,6 +75,7 @@ typedef struct {
     uint64_t ram_low_end;        // RAM is [0, ram_low_end) and [4 GiB, ram_high_end)
     uint64_t ram_high_end;
     uint64_t ram_limit;          // first guest-physical address without a page_flags entry
+    void    *memory;             // its GuestMemory, unretained
     uint32_t *code_versions;     // one count a guest-physical page, raised by every write to a page marked as code
     void    *blocks;             // the interpreter's BlockCache
     const void *block_end;       // end of the running block; zero makes the loop stop after the current instruction
@@ -181,7 +182,7 @@ typedef struct {
     // ---- vector and x87 state: the standard (non-compacted) XSAVE area (SDM 1 13.4) -----------------------------
     // The block is page-aligned; the assertion below keeps this part aligned to 64.
     void    *vector_thunks;      // the vector unit's cache of generated code (see CPU/Vector/ThunkCache)
-    uint64_t xsave_padding[5];
+    uint64_t xsave_padding[4];
     uint64_t xsave[320];
 } roost_vcpu;
 _Static_assert(offsetof(roost_vcpu, xsave) % 64 == 0, "xsave must be aligned to 64");

@@ -58,7 +58,7 @@ extension DirectExecution {
         var spent = roost_read_tsc()
         while true {
             stub.follow()
-            let tables = GuestTables(s)
+            let tables = GuestTables(v)
             guard !tables.isPresent(StubProcess.address, pages: Int(StubProcess.size >> 12)),
                 space.update(tables, states, lastFault: s.pointee.cr2)
             else {
@@ -287,9 +287,9 @@ extension DirectExecution {
         let rip = s.pointee.rip
         let record = space.record(of: address)
         let isFetch = address &- rip < 15 && record & UserSpace.executable == 0
-        let demand: PageDemand = isFetch ? .execute : record != 0 ? .write : .none
+        let demand: PageDemand = isFetch ? .execute : record != 0 ? .write : .read
         let needed = isFetch ? UserSpace.executable : record != 0 ? UserSpace.writable : UserSpace.mapped
-        let tables = GuestTables(s)
+        let tables = GuestTables(v)
         space.map(address, tables, states, demand)
         // Before any engine decodes from a page that was marked, or stores to it.
         v.protectMarkedPages()
@@ -304,7 +304,7 @@ extension DirectExecution {
             space.faultAddress = address
             return .goOn
         }
-        space.map(address, GuestTables(s), states, demand)
+        space.map(address, GuestTables(v), states, demand)
         v.protectMarkedPages()
         if isFetch && space.record(of: address) & UserSpace.executable == 0 {
             count(.code)

@@ -22,6 +22,7 @@ struct UserPage {
 
 /// A reader of 4-level tables (SDM 3A 4.5).
 struct GuestTables {
+    private let v: VCPU
     private let ram: UnsafePointer<UInt8>
     private let lowEnd: UInt64
     private let highEnd: UInt64
@@ -31,7 +32,9 @@ struct GuestTables {
 
     private static let reserved: UInt64 = 0x000F_C000_0000_0000
 
-    init(_ s: UnsafeMutablePointer<roost_vcpu>) {
+    init(_ v: VCPU) {
+        let s = v.s
+        self.v = v
         ram = UnsafePointer(s.pointee.ram)
         lowEnd = s.pointee.ram_low_end
         highEnd = s.pointee.ram_high_end
@@ -49,7 +52,7 @@ struct GuestTables {
 
     @inline(__always)
     private func table(_ address: UInt64) -> UnsafePointer<UInt64>? {
-        guard isRAM(address >> 12) else { return nil }
+        guard isRAM(address >> 12), v.isMemoryPage(address >> 12) else { return nil }
         return UnsafeRawPointer(ram + Int(address)).assumingMemoryBound(to: UInt64.self)
     }
 

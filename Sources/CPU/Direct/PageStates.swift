@@ -68,6 +68,11 @@ struct PageStates: ~Copyable {
     /// The record for a page that the guest allows; its neighbors are for the scan.
     @inline(__always)
     func rights(_ page: UserPage, _ neighbors: PageNeighbors, _ demand: PageDemand) -> UInt64 {
+        if flags[Int(page.page)] & PageFlags.absent.rawValue != 0 {
+            // What nobody asks for stays in the saved memory.
+            if demand == .none { return 0 }
+            v.bringIn(page.page)
+        }
         let record = page.page << 3 | UserSpace.mapped
         if page.writable && mayWrite(Int(page.page), demand, orRun: page.executable) {
             return record | UserSpace.writable
@@ -97,6 +102,9 @@ struct PageStates: ~Copyable {
 
     private func contents(_ page: Int, _ neighbors: PageNeighbors) -> CodeScan.Page {
         let ram = UnsafePointer(v.s.pointee.ram.unsafelyUnwrapped)
+        for neighbor in [neighbors.previous, neighbors.next] {
+            if let neighbor, flags[Int(neighbor)] & PageFlags.absent.rawValue != 0 { v.bringIn(neighbor) }
+        }
         return CodeScan.Page(
             ram + page << 12, previous: neighbors.previous.map { ram + Int($0 << 12) },
             next: neighbors.next.map { ram + Int($0 << 12) })
@@ -119,7 +127,8 @@ struct PageStates: ~Copyable {
 
     /// Makes a page data, unless another vCPU has just made it code.
     private func setData(_ page: Int) -> Bool {
-        if roost_set_flags(flags + page, Self.data | PageFlags.dirty.rawValue) & Self.code == 0 { return true }
+        v.noteDirty(UInt64(page))
+        if roost_set_flags(flags + page, Self.data) & Self.code == 0 { return true }
         roost_clear_flags(flags + page, Self.data)
         return false
     }

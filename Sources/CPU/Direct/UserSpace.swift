@@ -9,7 +9,7 @@ internal import HostOS
 
 /// What an access needs of a page beyond what it has.
 enum PageDemand {
-    case none, write, execute
+    case none, read, write, execute
 }
 
 /// The pages of 2 MiB as the stub has them.
@@ -136,11 +136,11 @@ final class UserSpace {
         }
         if let address = faultAddress {
             faultAddress = nil
-            map(address, tables, states, .none)
+            map(address, tables, states, .read)
         } else if record(of: lastFault) == 0 && lastFault != knownFault {
             // A page fault that was raised and served while the translator ran.
             knownFault = lastFault
-            map(lastFault, tables, states, .none)
+            map(lastFault, tables, states, .read)
         }
         // Two rounds at most: the first may turn pages from data to code, never back.
         var rounds = 0

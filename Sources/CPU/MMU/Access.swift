@@ -3,6 +3,7 @@
 // Invariant: a TLB entry whose tag matches maps a page of RAM or ROM that stays mapped at `linear + addend` while the
 // machine lives; `write_tag` matches only where a store needs nothing but the store.
 internal import CHost
+internal import GuestMemory
 
 extension VCPU {
     /// Linear address of an offset in a segment.
@@ -208,14 +209,25 @@ extension VCPU {
         return value
     }
 
-    /// Whether a guest-physical page is RAM or ROM.
+    /// Whether a guest-physical page is RAM or ROM; if so its content is there.
     @inline(__always)
     func isMemoryPage(_ page: UInt64) -> Bool {
         let address = page << 12
-        if address < s.pointee.ram_low_end { return true }
-        if address >= 0x1_0000_0000 { return address < s.pointee.ram_high_end }
+        if address < s.pointee.ram_low_end || (address >= 0x1_0000_0000 && address < s.pointee.ram_high_end) {
+            if s.pointee.page_flags[Int(page)] & PageFlags.absent.rawValue != 0 { bringIn(page) }
+            return true
+        }
         return page < s.pointee.ram_limit >> 12 && s.pointee.page_flags[Int(page)] & 4 != 0
     }
+
+    /// The memory behind the vCPU.
+    private var memory: GuestMemory {
+        Unmanaged<GuestMemory>.fromOpaque(s.pointee.memory.unsafelyUnwrapped).takeUnretainedValue()
+    }
+
+    /// Copies a page from the saved memory that the machine goes on from.
+    @inline(never)
+    func bringIn(_ page: UInt64) { memory.bringIn(page) }
 
     private func loadPhysical(_ physical: UInt64, _ size: Int) throws(CPUException) -> UInt64 {
         guard isMemoryPage(physical >> 12) else {
@@ -239,6 +251,7 @@ extension VCPU {
         let flags = s.pointee.page_flags[Int(page)]
         if flags & 4 != 0 { return }
         if s.pointee.logs_stores != 0 { logStore(physical, size) }
+        noteDirty(page)
         let pointer = UnsafeMutableRawPointer(s.pointee.ram + Int(physical))
         switch size {
         case 8: pointer.storeBytes(of: value, as: UInt64.self)
@@ -246,14 +259,13 @@ extension VCPU {
         case 2: pointer.storeBytes(of: UInt16(truncatingIfNeeded: value), as: UInt16.self)
         default: pointer.storeBytes(of: UInt8(truncatingIfNeeded: value), as: UInt8.self)
         }
-        noteDirty(page)
         if flags & 1 != 0 { codeWritten(physical, size) }
     }
 
-    /// A page has been stored to.
+    /// A page is about to be stored to.
     @inline(__always)
     func noteDirty(_ page: UInt64) {
-        if s.pointee.page_flags[Int(page)] & 2 == 0 { _ = roost_set_flags(s.pointee.page_flags + Int(page), 2) }
+        if s.pointee.page_flags[Int(page)] & PageFlags.dirty.rawValue == 0 { memory.willWrite(page) }
     }
 
     // MARK: System data

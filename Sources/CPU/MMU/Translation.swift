@@ -296,8 +296,8 @@ extension VCPU {
         let page = physical >> 12
         guard entry & bits != bits, isMemoryPage(page), s.pointee.page_flags[Int(page)] & 4 == 0 else { return }
         if s.pointee.logs_stores != 0 { logStore(physical, wide ? 8 : 4) }
-        roost_atomic_or(s.pointee.ram + Int(physical), bits, wide ? 8 : 4)
         noteDirty(page)
+        roost_atomic_or(s.pointee.ram + Int(physical), bits, wide ? 8 : 4)
         if s.pointee.page_flags[Int(page)] & 1 != 0 { codeWritten(physical, 8) }
     }
 
@@ -433,6 +433,16 @@ extension VCPU {
         entry.pointee.read_tag = ~0
         entry.pointee.write_tag = ~0
         entry.pointee.physical = 0
+    }
+
+    /// The pages' dirty flags have been taken away: the first store to each must be noticed. The vCPU doesn't run.
+    package func forgetWriteRights() {
+        guard s.pointee.tables_ready != 0 else { return }
+        let entries = Int(ROOST_TLB_ENTRIES) * Int(ROOST_TLB_CONTEXTS)
+        let table = s.pointee.tlb_contexts.0.unsafelyUnwrapped
+        for n in 0..<entries { table[n].write_tag = ~0 }
+        if let other = s.pointee.other_tlb { for n in 0..<entries { other[n].write_tag = ~0 } }
+        directStatesChanged()
     }
 
     /// A page now holds decoded code: stores to it must be noticed.

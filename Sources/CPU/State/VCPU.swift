@@ -123,6 +123,7 @@ public final class VirtualCPU: @unchecked Sendable {
 
     /// Connects the vCPU to its machine's memory; once, before it runs.
     public func attach(memory: GuestMemory) {
+        state.pointee.memory = Unmanaged.passUnretained(memory).toOpaque()
         state.pointee.ram = memory.base
         state.pointee.page_flags = memory.pageFlags
         state.pointee.code_versions = memory.codeVersions

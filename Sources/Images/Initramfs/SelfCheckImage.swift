@@ -17,6 +17,8 @@
 //   selfcheck.url=URL         fetch this and print its SHA-256
 //   selfcheck.fill=MIB        fill so much memory ("SELFCHECK filled"), free it ("SELFCHECK freed"), wait a little
 //   selfcheck.end=reboot      reset instead of powering off; `halt`, `panic` and `sleep` likewise
+//   selfcheck.end=count       go on for ever: "COUNT number uptime processes", as long as 16 MiB of memory and, if there
+//                             is one, the disk hold what was written to them
 internal import Foundation
 
 /// A kernel with its modules, unpacked from a Debian package.
@@ -173,6 +175,22 @@ public enum SelfCheckImage {
             echo "SELFCHECK freed" >/dev/console; sleep 15
         }
 
+        count() {
+            dd if=/dev/urandom of=/tmp/pattern bs=1M count=16 2>/dev/null
+            pattern=$(md5sum </tmp/pattern) number=0
+            [ -b /dev/vda ] && dd if=/tmp/pattern of=/dev/vda bs=1M 2>/dev/null
+            while [ "$(md5sum </tmp/pattern)" = "$pattern" ]; do
+                if [ -b /dev/vda ]; then
+                    echo 3 >/proc/sys/vm/drop_caches
+                    [ "$(dd if=/dev/vda bs=1M count=16 2>/dev/null | md5sum)" = "$pattern" ] || break
+                fi
+                number=$((number + 1))
+                echo "COUNT $number $(cut -d ' ' -f 1 /proc/uptime) $(ls -d /proc/[0-9]* | wc -l)"
+                sleep 0.05
+            done
+            echo "COUNT FAIL"
+        }
+
         for name in modules cpu memory clocksource clock timer interrupts rng disk filesystem net url fill; do
             check $name
         done
@@ -181,6 +199,7 @@ public enum SelfCheckImage {
             reboot) reboot -f;;
             halt) halt -f;;
             sleep) sleep 86400;;
+            count) count;;
             panic) echo c >/proc/sysrq-trigger;;
         esac
         poweroff -f

@@ -1,0 +1,13 @@
+// Checksums of memory pages.
+#ifndef ROOST_CHECKSUM_H
+#define ROOST_CHECKSUM_H
+#include <stddef.h>
+#include <stdint.h>
+
+// CRC-32C (Castagnoli, reflected) of bytes after those that gave `crc`; 0 to begin with.
+uint32_t roost_crc32c(uint32_t crc, const void *bytes, size_t length);
+
+// Whether all bytes are zero; `length` is a multiple of 64, `bytes` aligned to 8.
+int roost_is_zero(const void *bytes, size_t length);
+
+#endif

@@ -1,0 +1,144 @@
+// Saving a machine while it runs.
+internal import CPU
+internal import DeviceModel
+internal import Devices
+internal import Foundation
+internal import GuestMemory
+internal import HostOS
+
+/// How far a snapshot is.
+public struct SnapshotProgress: Sendable {
+    /// Pages of memory looked at.
+    public var done: Int
+    /// Pages there are to look at.
+    public var total: Int
+}
+
+/// A snapshot that was taken.
+public struct SnapshotResult: Sendable {
+    /// Nanoseconds for which the guest stood still.
+    public var pause: UInt64
+    /// Bytes of memory that aren't zero.
+    public var bytes: UInt64
+}
+
+extension Machine {
+    /// Saves the machine as it is now into a new folder, and lets it go on meanwhile: a page that it is about to write is
+    /// saved before. The folder appears when all is in it; a snapshot that fails leaves none.
+    ///
+    /// `whilePaused` runs at that moment, with the machine standing still: it may switch disks. A machine that was paused
+    /// stays so.
+    @discardableResult
+    public func saveSnapshot(
+        to path: String, whilePaused: () throws(MachineError) -> Void = {},
+        progress: (SnapshotProgress) -> Void = { _ in }
+    ) throws(MachineError) -> SnapshotResult {
+        let partial = path + ".partial"
+        do {
+            guard !FileManager.default.fileExists(atPath: path) else {
+                throw MachineError(.state, "there is a snapshot at \(path) already")
+            }
+            try? FileManager.default.removeItem(atPath: partial)
+            try FileManager.default.createDirectory(atPath: partial, withIntermediateDirectories: true)
+        } catch {
+            throw error as? MachineError
+                ?? MachineError(.state, "cannot make \(partial): \(error.localizedDescription)")
+        }
+        do throws(MachineError) {
+            let result = try saveSnapshot(into: partial, whilePaused, progress)
+            do {
+                try HostFile.rename(partial, to: path)
+            } catch {
+                throw MachineError(.state, "\(error)")
+            }
+            return result
+        } catch {
+            try? FileManager.default.removeItem(atPath: partial)
+            throw error
+        }
+    }
+
+    private func saveSnapshot(
+        into folder: String, _ whilePaused: () throws(MachineError) -> Void, _ progress: (SnapshotProgress) -> Void
+    ) throws(MachineError) -> SnapshotResult {
+        let file = try Self.createMemoryFile(folder, memory.ramSize)
+        let wasPaused = isPaused
+        let started = HostClock.monotonic
+        try pause()
+        let state: [UInt8]
+        let capture: MemoryCapture
+        do throws(MachineError) {
+            state = try encodeState()
+            try whilePaused()
+            capture = try beginCapture(to: file)
+        } catch {
+            if !wasPaused { try resume() }
+            throw error
+        }
+        if !processors.allSatisfy({ $0.engine?.noticesFirstWrites ?? true }) { capture.saveRest(of: memory) }
+        if !wasPaused { try resume() }
+        let pause = HostClock.monotonic &- started
+        capture.saveRest(of: memory) { progress(SnapshotProgress(done: $0, total: capture.total)) }
+        memory.finishCapture()
+        if let failure = capture.failure {
+            throw MachineError(.state, "the snapshot's memory can't be written: \(failure.reason)")
+        }
+        let sums = capture.sums
+        let manifest = SnapshotManifest(
+            created: Date().formatted(.iso8601), memory: memory.ramSize, pages: sums.count { $0 != 0 },
+            processors: processors.count, model: processors[0].cpu.model.name)
+        do { try file.synchronize() } catch {
+            throw MachineError(.state, "the snapshot's memory can't be written: \(error)")
+        }
+        try Snapshot.write(manifest, state: state, sums: sums, to: folder)
+        return SnapshotResult(pause: pause, bytes: UInt64(manifest.pages) * GuestMemory.pageSize)
+    }
+
+    private static func createMemoryFile(_ folder: String, _ size: UInt64) throws(MachineError) -> FileDescriptor {
+        do {
+            // O_RDWR | O_CREAT | O_EXCL
+            let file = try FileDescriptor.open(folder + "/memory", 0o2 | 0o100 | 0o200)
+            try file.setByteCount(size)
+            return file
+        } catch {
+            throw MachineError(.state, "the snapshot's memory can't be written: \(error)")
+        }
+    }
+
+    private func beginCapture(to file: borrowing FileDescriptor) throws(MachineError) -> MemoryCapture {
+        do throws(SavedMemoryError) {
+            let capture = try memory.beginCapture(to: file)
+            for processor in processors { processor.vcpu.forgetWriteRights() }
+            return capture
+        } catch {
+            throw MachineError(.state, error.description)
+        }
+    }
+}
+
+extension Machine {
+    /// Puts a snapshot's state into this machine, which has never run and is paused then.
+    func restore(_ snapshot: Snapshot, _ choice: EngineChoice) throws(MachineError) {
+        guard snapshot.manifest.memory == memory.ramSize else {
+            throw MachineError(
+                .state,
+                "the snapshot has \(sizeInWords(snapshot.manifest.memory)) of memory, the machine \(sizeInWords(memory.ramSize))"
+            )
+        }
+        let saved = try snapshot.openMemory()
+        do throws(SavedMemoryError) {
+            if choice.kind == .kvm {
+                try memory.restoreWhole(from: saved)
+            } else {
+                saved.whenDamaged { [weak self] damage in
+                    self?.fail("\(snapshot.path): \(damage)")
+                }
+                try memory.restoreLazily(from: saved)
+            }
+        } catch {
+            throw MachineError(.state, "snapshot \(snapshot.path): \(error)")
+        }
+        door.close()
+        try restoreState(snapshot.state)
+    }
+}
