@@ -93,7 +93,7 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),
-        .testTarget(name: "CommandLineTests", dependencies: ["HostOS", "Images"]),
+        .testTarget(name: "CommandLineTests", dependencies: ["HostOS", "Images", "Machine"]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -55,6 +55,24 @@ public enum ExternalEvent: Sendable, Codable, Equatable {
     case blockCompletion(id: UInt64, error: Int32, data: [UInt8])
     /// The other side of a console or link went away or came back.
     case connected(Bool)
+    /// What the host's side of a stream (a socket) does; its identifier.
+    case stream(UInt64, StreamEvent)
     /// The user or the manager asks for something (power button).
     case powerButton
+}
+
+/// What the host's side of a stream between host and guest does.
+public enum StreamEvent: Sendable, Codable, Equatable {
+    /// Opens it, to a port of the guest's.
+    case open(guestPort: UInt32)
+    /// Accepts what the guest has opened.
+    case accept
+    /// Sends bytes.
+    case data([UInt8])
+    /// Has handed on so many of the guest's bytes.
+    case taken(Int)
+    /// Sends no more.
+    case end
+    /// Neither sends nor takes any more.
+    case close
 }

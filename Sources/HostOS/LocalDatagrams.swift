@@ -24,7 +24,7 @@ public final class LocalDatagramSocket: Sendable {
     /// A socket at a path, where nothing may be yet.
     public convenience init(at path: String) throws(HostError) {
         try self.init()
-        try Self.call("bind \(path)", path) { bind(descriptor.rawValue, $0, $1) }
+        try LocalAddress.with(path, "bind") { bind(descriptor.rawValue, $0, $1) }
     }
 
     /// A socket that leads to the one at a path; sending waits so long for room.
@@ -34,7 +34,7 @@ public final class LocalDatagramSocket: Sendable {
         _ = setsockopt(descriptor.rawValue, SOL_SOCKET, SO_SNDTIMEO, &time, socklen_t(MemoryLayout<timeval>.size))
         var size: Int32 = 1 << 20
         _ = setsockopt(descriptor.rawValue, SOL_SOCKET, SO_SNDBUF, &size, 4)
-        try Self.call("connect \(path)", path) { connect(descriptor.rawValue, $0, $1) }
+        try LocalAddress.with(path, "connect") { connect(descriptor.rawValue, $0, $1) }
     }
 
     /// Sends one datagram.
@@ -53,24 +53,6 @@ public final class LocalDatagramSocket: Sendable {
         buffer.withUnsafeMutableBytes {
             recv(descriptor.rawValue, $0.baseAddress, $0.count, Int32(MSG_DONTWAIT))
         }
-    }
-
-    private static func call(
-        _ operation: String, _ path: String, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32
-    ) throws(HostError) {
-        var name = sockaddr_un()
-        name.sun_family = sa_family_t(AF_UNIX)
-        let bytes = Array(path.utf8)
-        guard bytes.count < MemoryLayout.size(ofValue: name.sun_path) else {
-            throw HostError(operation, errno: ENAMETOOLONG)
-        }
-        withUnsafeMutableBytes(of: &name.sun_path) { $0.copyBytes(from: bytes) }
-        let result = withUnsafePointer(to: &name) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                body($0, socklen_t(MemoryLayout<sockaddr_un>.size))
-            }
-        }
-        if result != 0 { throw HostError.last(operation) }
     }
 }
 

@@ -3,7 +3,8 @@
 //   slot  device
 //   0     host bridge
 //   1…    virtio disks, in the order of the command line
-//   then  virtio network cards, in the order of the command line, entropy, balloon, console (hvc0, for output only)
+//   then  virtio network cards, in the order of the command line, entropy, balloon, console (hvc0, for output only),
+//         sockets
 package import DeviceModel
 internal import Devices
 internal import GuestMemory
@@ -14,6 +15,7 @@ internal import Storage
 package struct Backends: Sendable {
     var ports: [NetworkPort] = []
     var balloon: VirtioBalloon?
+    var sockets: VsockEndpoint?
 }
 
 extension Board {
@@ -33,6 +35,7 @@ extension Board {
         try add(balloon)
         backends.balloon = balloon
         try add(VirtioConsole(door: door, output: output))
+        backends.sockets = try connectSockets(configuration, door: door)
         return backends
     }
 

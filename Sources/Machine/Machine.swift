@@ -99,6 +99,9 @@ public final class Machine: Sendable {
         guard configuration.clock == .host || configuration.networks.isEmpty else {
             throw MachineError(.network, "virtual time has no network: packets come when they come")
         }
+        guard configuration.clock == .host || configuration.sockets == nil else {
+            throw MachineError(.network, "virtual time has no sockets: what the host sends comes when it comes")
+        }
         guard configuration.memory >= 1 << 20 else {
             throw MachineError(.memory, "\(configuration.memory) bytes of memory: at least 1 MiB is needed")
         }
@@ -148,6 +151,7 @@ public final class Machine: Sendable {
             return .failed("\(error)")
         }
         for port in backends.ports { port.stop() }
+        backends.sockets?.stop()
         Terminal.restore()
         return result.withLock { $0 } ?? .failed("the processor's thread ended without a result")
     }
@@ -202,6 +206,9 @@ public final class Machine: Sendable {
 
     /// Goes on with another engine as soon as no instruction is half done.
     public func move(to engine: EngineKind) { processors[0].move(to: engine) }
+
+    /// Streams to and from the guest's sockets, if it has any.
+    public var sockets: VsockEndpoint? { backends.sockets }
 
     /// What happened during the run.
     public var statistics: RunStatistics {

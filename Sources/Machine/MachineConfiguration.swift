@@ -65,6 +65,8 @@ public struct MachineConfiguration: Sendable {
     public var disks: [DiskConfiguration] = []
     /// Network cards, in the order of their slots.
     public var networks = [NetworkConfiguration(.user(forwards: []))]
+    /// Sockets between guest and host; nil: none.
+    public var sockets: VsockConfiguration?
     /// The console.
     public var console = ConsoleChoice.standard
     /// Where the machine goes on from instead of booting.

@@ -95,7 +95,7 @@ final class QueueKicks: Sendable {
 
     private func run() {
         while true {
-            for token in waiting.wait() {
+            for (token, _) in waiting.wait() {
                 if token == 0 { return }
                 guard let watch = contents.withLock({ $0.watches[token] }) else { continue }
                 watch.counter.descriptor.drain()

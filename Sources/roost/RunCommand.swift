@@ -62,6 +62,11 @@ struct RunCommand: ParsableCommand {
             """)
     var net: [NetworkOption] = []
 
+    @Option(
+        help: ArgumentHelp(
+            "Sockets to the guest (AF_VSOCK) through Unix sockets: PATH[,cid=N].", valueName: "path"))
+    var vsock: VsockOption?
+
     @Option(help: "Where the console is: stdio, file:PATH or pty.")
     var console: ConsoleOption = ConsoleOption(value: .standard)
 
@@ -140,6 +145,7 @@ struct RunCommand: ParsableCommand {
         configuration.disks = disks
         configuration.clock = clock
         configuration.networks = try networks()
+        configuration.sockets = vsock?.value
         configuration.console = console.value
         configuration.debugExitPort = debugExit?.value
         configuration.hasTestDevice = testDevice

@@ -283,6 +283,15 @@ private final class HeldWorker: Worker {
     }
 }
 
+/// A host that answers nothing.
+private final class SilentHost: VsockBackend {
+    func requested(_ stream: UInt64, hostPort: UInt32, guestPort: UInt32) {}
+    func accepted(_ stream: UInt64, hostPort: UInt32) {}
+    func received(_ bytes: ArraySlice<UInt8>, on stream: UInt64) {}
+    func ended(_ stream: UInt64, sends: Bool, takes: Bool) {}
+    func hasRoom(_ stream: UInt64) {}
+}
+
 @Suite struct VirtioHostilityTests {
     private static func device(_ kind: Int) -> any VirtioDevice {
         let door = ManualDoor()
@@ -290,6 +299,7 @@ private final class HeldWorker: Worker {
         case 0: return VirtioBlock(backend: MemoryDisk(sectors: 64), door: door, worker: InlineWorker())
         case 1: return VirtioNet(macAddress: [2, 0, 0, 0, 0, 1], door: door, backend: RecordingBackend())
         case 2: return VirtioConsole(door: door) { _ in }
+        case 4: return VirtioVsock(cid: 3, door: door, backend: SilentHost())
         default: return VirtioEntropy(door: door)
         }
     }
@@ -327,7 +337,7 @@ private final class HeldWorker: Worker {
         #expect(rig.status & 64 != 0)
     }
 
-    @Test(arguments: 0..<4) func `random rings neither trap nor hang`(kind: Int) throws {
+    @Test(arguments: 0..<5) func `random rings neither trap nor hang`(kind: Int) throws {
         var random = SeededRandom(state: 0xD1CE_0000 &+ UInt64(kind) &+ firstSeed)
         let device = Self.device(kind)
         let rig = try VirtioRig(device)
@@ -359,7 +369,7 @@ private final class HeldWorker: Worker {
         #expect(rig.status == 0xF)
     }
 
-    @Test(arguments: 0..<4) func `several vCPUs and the host at once neither trap nor hang`(kind: Int) async throws {
+    @Test(arguments: 0..<5) func `several vCPUs and the host at once neither trap nor hang`(kind: Int) async throws {
         let device: any VirtioDevice =
             kind == 0 ? VirtioBlock(backend: MemoryDisk(sectors: 64), door: ManualDoor()) : Self.device(kind)
         let rig = try VirtioRig(device)
@@ -412,7 +422,7 @@ private final class HeldWorker: Worker {
         random.next() % 24 == 0 ? UInt32(truncatingIfNeeded: random.next()) : UInt32(random.next() % 2048)
     }
 
-    @Test(arguments: 0..<4) func `random register accesses neither trap nor hang`(kind: Int) throws {
+    @Test(arguments: 0..<5) func `random register accesses neither trap nor hang`(kind: Int) throws {
         var random = SeededRandom(state: 0xACCE_5500 &+ UInt64(kind) &+ firstSeed)
         let rig = try VirtioRig(Self.device(kind))
         for round in 0..<20_000 {

@@ -58,9 +58,9 @@ public enum SelfCheckImage {
         "crc32c_intel", "ext4",
     ]
 
-    /// The uncompressed cpio archive for a kernel.
-    public static func initramfs(for kernel: DebianKernel) throws(ImageError) -> [UInt8] {
-        var archive = try EarlyUserSpace.archive(modules: modules, root: kernel.root)
+    /// The uncompressed cpio archive for a kernel, with more modules to load.
+    public static func initramfs(for kernel: DebianKernel, with more: [String] = []) throws(ImageError) -> [UInt8] {
+        var archive = try EarlyUserSpace.archive(modules: modules + more, root: kernel.root)
         archive.addFile("init", text: initScript, mode: 0o755)
         archive.addFile("etc/udhcpc.script", text: EarlyUserSpace.dhcpScript, mode: 0o755)
         return archive.serialized()
