@@ -29,6 +29,7 @@ kernels: ## Fetches the Debian kernels that boot tests start, into ~/.cache/roos
 	@scripts/fetch-kernels
 
 build: ## Builds .build/release/roost, optimized.
+	$(BUILD) --product roost-agent
 	$(BUILD) --product roost
 
 run: setup build ## From nothing to a login shell in a Debian guest.

@@ -6,6 +6,7 @@ let package = Package(
     name: "roost",
     products: [
         .executable(name: "roost", targets: ["roost"]),
+        .executable(name: "roost-agent", targets: ["roost-agent"]),
         .executable(name: "roost-bench", targets: ["roost-bench"]),
     ],
     dependencies: [
@@ -70,6 +71,15 @@ let package = Package(
             name: "MachineTests",
             dependencies: ["Machine", "MachineTesting", "CHost", "CPU", "Devices", "GuestMemory", "Images"]),
 
+        // The program in guests that runs what the host wants run: static, for it has to run in any Linux.
+        .target(name: "AgentProtocol"),
+        .testTarget(name: "AgentProtocolTests", dependencies: ["AgentProtocol"]),
+        .target(name: "AgentClient", dependencies: ["AgentProtocol", "HostOS"]),
+        .target(name: "CAgent"),
+        .executableTarget(
+            name: "roost-agent", dependencies: ["AgentProtocol", "CAgent"], path: "Sources/Agent",
+            linkerSettings: [.unsafeFlags(["-static-executable", "-Xlinker", "--gc-sections", "-Xlinker", "-s"])]),
+
         // Guest images.
         .target(name: "Images", dependencies: ["HostOS", "Storage"]),
         .testTarget(name: "ImagesTests", dependencies: ["Images", "HostOS"]),
@@ -99,9 +109,9 @@ let package = Package(
 )
 
 /// Targets where every line would say `unsafe`: there each file's header states the invariants instead.
-let trustedCore: Set<String> = ["CPU", "GuestMemory", "HostOS", "KVM", "roost-bench"]
+let trustedCore: Set<String> = ["CPU", "GuestMemory", "HostOS", "KVM", "roost-agent", "roost-bench"]
 
-for target in package.targets where target.type != .system && !target.name.hasPrefix("CHost") {
+for target in package.targets where target.type != .system && !target.name.hasPrefix("CHost") && target.name != "CAgent" {
     var settings: [SwiftSetting] = [
         .treatAllWarnings(as: .error),
         .enableUpcomingFeature("ExistentialAny"),

@@ -52,6 +52,7 @@ public struct DebianImageBuilder: Sendable {
         guard diskSize >= 1 << 30 else { throw ImageError(.badRequest, "a disk under 1G does not hold Debian") }
         let target = URL(fileURLWithPath: folder).standardizedFileURL.path
         if !replacing { try refuseExisting(target, name: name) }
+        _ = try AgentProgram.path()
         for (tool, package) in [
             ("mmdebstrap", nil), ("mke2fs", "e2fsprogs"), ("fakeroot", nil), ("busybox", "busybox-static"),
             ("tar", nil),
@@ -96,7 +97,7 @@ public struct DebianImageBuilder: Sendable {
 
         progress.enter(.disk)
         report(progress)
-        let overlay = DebianOverlay(variant: variant)
+        let overlay = DebianOverlay(variant: variant, agent: try AgentProgram.contents())
         try overlay.write(to: work + "/overlay")
         try run(
             "fakeroot",
@@ -107,10 +108,11 @@ public struct DebianImageBuilder: Sendable {
         let modules = try KernelModules(root: root)
         try copy(kernelIn(root, release: modules.release), to: image + "/kernel")
         try write(try EarlyUserSpace.rootSwitching(kernelRoot: root), to: image + "/initrd")
-        let manifest = ImageManifest(
+        var manifest = ImageManifest(
             name: name, variant: variant.rawValue, suite: suite, commandLine: overlay.commandLine,
             kernelRelease: modules.release, created: ISO8601DateFormatter().string(from: Date()), diskSize: diskSize,
             included: included)
+        manifest.agent = AgentProgram.version
         try write(try manifest.serialized(), to: image + "/" + ImageManifest.fileName)
         progress.enter(.done)
         report(progress)

@@ -4,6 +4,8 @@ internal import Foundation
 /// What makes Debian's packages a guest.
 struct DebianOverlay {
     let variant: DebianImageBuilder.Variant
+    /// The program through which Roost runs others in the guest.
+    let agent: [UInt8]
 
     /// Packages beyond Debian's required ones.
     static func packages(_ variant: DebianImageBuilder.Variant) -> [String] {
@@ -36,6 +38,7 @@ struct DebianOverlay {
     private enum Entry {
         case file(String, mode: Int)
         case link(String)
+        case program([UInt8])
     }
 
     /// Writes the tree of files below a folder.
@@ -50,6 +53,9 @@ struct DebianOverlay {
                 case .file(let text, let mode):
                     try Data((text + "\n").utf8).write(to: URL(fileURLWithPath: target))
                     try manager.setAttributes([.posixPermissions: mode], ofItemAtPath: target)
+                case .program(let bytes):
+                    try Data(bytes).write(to: URL(fileURLWithPath: target))
+                    try manager.setAttributes([.posixPermissions: 0o755], ofItemAtPath: target)
                 case .link(let destination):
                     try manager.createSymbolicLink(atPath: target, withDestinationPath: destination)
                 }
@@ -63,6 +69,7 @@ struct DebianOverlay {
         let common: [(String, Entry)] = [
             ("/etc/hostname", .file("debian", mode: 0o644)),
             ("/etc/hosts", .file("127.0.0.1 localhost\n127.0.1.1 debian\n::1 localhost", mode: 0o644)),
+            ("/usr/lib/roost/agent", .program(agent)),
             ("/etc/fstab", .file("/dev/vda / ext4 rw,relatime 0 0", mode: 0o644)),
         ]
         switch variant {
@@ -101,6 +108,7 @@ struct DebianOverlay {
     private static let inittab = #"""
         # Read by busybox's init.
         ::sysinit:/usr/lib/roost/start
+        ::respawn:/usr/lib/roost/agent
         ::respawn:/usr/lib/roost/console
         ::ctrlaltdel:/sbin/reboot
         ::shutdown:/usr/lib/roost/stop
@@ -186,6 +194,17 @@ struct DebianOverlay {
 
     private static var dhcp: String { EarlyUserSpace.dhcpScript }
 
+    private static let agentUnit = """
+        [Unit]
+        Description=Roost's agent
+        ConditionPathExists=/sys/bus/virtio
+        [Service]
+        ExecStart=/usr/lib/roost/agent
+        Restart=always
+        RestartSec=1
+        OOMScoreAdjust=-900
+        """
+
     /// Units of no use in a guest that is looked at through its console and upgraded by hand.
     private static let masked = [
         "apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "e2scrub_reap.service",
@@ -197,6 +216,11 @@ struct DebianOverlay {
             (
                 "/etc/systemd/network/10-wired.network",
                 .file("[Match]\nName=eth* en*\n\n[Network]\nDHCP=yes\n\n[DHCPv4]\nUseDomains=yes", mode: 0o644)
+            ),
+            ("/etc/systemd/system/roost-agent.service", .file(Self.agentUnit, mode: 0o644)),
+            (
+                "/etc/systemd/system/multi-user.target.wants/roost-agent.service",
+                .link("/etc/systemd/system/roost-agent.service")
             ),
             // A machine with an identity is past its first boot: no presets to run.
             (

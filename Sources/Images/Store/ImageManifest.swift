@@ -28,6 +28,9 @@ public struct ImageManifest: Codable, Sendable, Equatable {
     /// Packages that were asked for beyond the variant's own.
     public var included: [String]?
 
+    /// Version of the agent in the guest; nil: it has none.
+    public var agent: Int?
+
     /// Makes a manifest with the usual file names.
     public init(
         name: String, variant: String, suite: String, commandLine: String, kernelRelease: String, created: String,

@@ -1,0 +1,89 @@
+// The host's end of a stream to the agent in a guest.
+public import AgentProtocol
+public import HostOS
+
+/// What the agent could not do, or that it isn't there.
+public struct AgentError: Error, CustomStringConvertible, Equatable, Sendable {
+    /// The guest's errno; 0 where the stream itself failed.
+    public var errno: Int32
+    /// In one line.
+    public var description: String
+
+    /// Makes an error.
+    public init(errno: Int32 = 0, _ description: String) {
+        self.errno = errno
+        self.description = description
+    }
+}
+
+/// A stream to the agent.
+public struct AgentConnection: ~Copyable {
+    let stream: FileDescriptor
+    var parser = MessageParser()
+
+    /// Takes a stream to `agentPort` over; waits for the agent's greeting.
+    public init(_ stream: consuming FileDescriptor, milliseconds: Int32 = 10000) throws(AgentError) {
+        stream.setNonBlocking()
+        self.stream = stream
+        guard case .hello(let version) = try receive(milliseconds: milliseconds) else {
+            throw AgentError("the guest's agent speaks another language")
+        }
+        guard version == AgentMessage.version else {
+            throw AgentError("the guest's agent speaks version \(version), this Roost \(AgentMessage.version)")
+        }
+    }
+
+    /// Has the agent do one thing; what it answers.
+    @discardableResult
+    public mutating func perform(_ message: AgentMessage, milliseconds: Int32 = 10000) throws(AgentError) -> [String] {
+        try send(message)
+        switch try receive(milliseconds: milliseconds) {
+        case .done(let texts): return texts
+        case .failed(let errno, let text): throw AgentError(errno: errno, "in the guest: \(text)")
+        default: throw AgentError("the guest's agent gave an answer that fits nothing")
+        }
+    }
+
+    /// Sends a message, waiting for room.
+    mutating func send(_ message: AgentMessage) throws(AgentError) {
+        var rest = message.bytes[...]
+        while !rest.isEmpty {
+            do throws(HostError) {
+                rest = rest.dropFirst(try stream.writeAvailable(rest))
+            } catch {
+                throw AgentError("the guest's agent is gone: \(error.reason)")
+            }
+            guard !rest.isEmpty else { return }
+            var waiting = [Readiness(stream.rawValue, read: false, write: true)]
+            Readiness.wait(&waiting)
+        }
+    }
+
+    private mutating func receive(milliseconds: Int32) throws(AgentError) -> AgentMessage {
+        while true {
+            if let message = try nextMessage() { return message }
+            var waiting = [Readiness(stream.rawValue)]
+            Readiness.wait(&waiting, milliseconds: milliseconds)
+            guard waiting[0].canRead else { throw AgentError("the guest's agent does not answer") }
+            try read()
+        }
+    }
+
+    /// The next message that has come whole.
+    mutating func nextMessage() throws(AgentError) -> AgentMessage? {
+        do throws(AgentProtocolError) { return try parser.next() } catch { throw AgentError(error.description) }
+    }
+
+    /// Takes what has come.
+    mutating func read() throws(AgentError) {
+        do throws(HostError) {
+            guard let bytes = try FileDescriptor.readAvailable(stream.rawValue, limit: AgentMessage.piece) else {
+                return
+            }
+            if bytes.isEmpty { throw HostError("read", errno: 104) }
+            parser.append(bytes)
+        } catch {
+            throw AgentError("the guest's agent is gone: \(error.reason)")
+        }
+    }
+}

@@ -1,0 +1,58 @@
+// The agent's messages: what is written is read back, and nothing that comes is trusted.
+import Testing
+
+@testable import AgentProtocol
+
+@Suite("Agent messages")
+struct AgentMessageTests {
+    static let messages: [AgentMessage] = {
+        var request = ProgramRequest(command: ["sh", "-c", "echo \u{e4}"])
+        request.environment = ["A=1", "B="]
+        request.folder = "/tmp"
+        request.user = "nobody"
+        request.terminal = TerminalSize(columns: 211, rows: 53)
+        return [
+            .hello(version: 7), .start(request), .start(ProgramRequest(command: ["true"])), .input([1, 2, 0]),
+            .input([]),
+            .inputEnd, .signal(15), .resize(TerminalSize(columns: 80, rows: 24)), .started(process: 99), .output([255]),
+            .errors([9]), .exited(.exited(3)), .exited(.killed(9)), .failed(2, "not there"), .setClock(1 << 60),
+            .addEntropy([4]), .setIdentity(machine: "00", host: "h"), .addresses, .powerOff, .reboot, .done(["a", ""]),
+        ]
+    }()
+
+    @Test("every message comes back from its bytes, in pieces of any size", arguments: [1, 3, 7, 4096])
+    func pieces(size: Int) throws {
+        let stream = Self.messages.flatMap(\.bytes)
+        var parser = MessageParser()
+        var found: [AgentMessage] = []
+        for start in stride(from: 0, to: stream.count, by: size) {
+            parser.append(stream[start..<min(start + size, stream.count)])
+            while let message = try parser.next() { found.append(message) }
+        }
+        #expect(found == Self.messages)
+        #expect(parser.pending == 0)
+    }
+
+    @Test("a length beyond the limit, or of nothing, ends the stream")
+    func lengths() {
+        for length in [0, UInt32(AgentMessage.longest) + 1, .max] {
+            var parser = MessageParser()
+            parser.append((0..<4).map { UInt8(truncatingIfNeeded: length >> (8 * $0)) })
+            #expect(throws: AgentProtocolError.self) { try parser.next() }
+        }
+    }
+
+    @Test("damaged messages are refused or are other messages, never more")
+    func damage() {
+        var generator = SystemRandomNumberGenerator()
+        for _ in 0..<20000 {
+            var bytes = Self.messages.randomElement(using: &generator)?.bytes ?? []
+            for _ in 0..<Int.random(in: 1...3, using: &generator) {
+                bytes[Int.random(in: 0..<bytes.count, using: &generator)] = UInt8.random(in: 0...255, using: &generator)
+            }
+            var parser = MessageParser()
+            parser.append(bytes)
+            while let message = try? parser.next() { #expect(message.bytes.count <= bytes.count) }
+        }
+    }
+}
