@@ -12,9 +12,10 @@ BENCH_OUT ?= .build/bench
 BENCH_OPTIONS ?=
 # What the tests that run Debian's programs in a guest have there; `scripts/setup` brings the same to the host.
 GUEST_PROGRAMS := gcc,libc6-dev,openssl,perl,python3,libpython3.11-testsuite,sqlite3,gdb
+PREFIX ?= /usr/local
 SOURCES := Sources Tests Package.swift
 
-.PHONY: help all setup setup-bench kernels build run test test-kvm bench bench-kvm repeat docs format lint fuzz clean
+.PHONY: help all setup setup-bench kernels build install run test test-kvm bench bench-kvm repeat docs format lint fuzz clean
 
 help: ## Lists the targets.
 	@echo "Roost: virtual machines for x86-64 Linux hosts. Targets:"
@@ -31,6 +32,9 @@ kernels: ## Fetches the Debian kernels that boot tests start, into ~/.cache/roos
 build: ## Builds .build/release/roost, optimized.
 	$(BUILD) --product roost-agent
 	$(BUILD) --product roost
+
+install: build ## Installs roost, its manual pages and completions below PREFIX (/usr/local); DESTDIR is put before.
+	@scripts/install "$(ROOST)" "$(DESTDIR)$(PREFIX)"
 
 run: setup build ## From nothing to a login shell in a Debian guest.
 	@$(ROOST) image build debian --if-missing

@@ -84,6 +84,10 @@ let package = Package(
         .target(name: "Images", dependencies: ["HostOS", "Storage"]),
         .testTarget(name: "ImagesTests", dependencies: ["Images", "HostOS"]),
 
+        // Machines that are kept: their folders, their processes, their control sockets.
+        .target(name: "Machines", dependencies: ["HostOS", "Images", "Machine", "Storage"]),
+        .testTarget(name: "MachinesTests", dependencies: ["Machines", "Machine", "HostOS", "Images", "Storage"]),
+
         // The figures that Roost promises, measured.
         .target(name: "BenchmarkReport"),
         .testTarget(name: "BenchmarkReportTests", dependencies: ["BenchmarkReport"]),
@@ -99,7 +103,7 @@ let package = Package(
         .executableTarget(
             name: "roost",
             dependencies: [
-                "HostOS", "Machine", "Images", "Storage",
+                "HostOS", "Machine", "Machines", "Images", "Storage",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),

@@ -1,5 +1,7 @@
 #define _GNU_SOURCE
 #include "CHost.h"
+#include <unistd.h>
+#include <sys/socket.h>
 #include <fcntl.h>
 #include <malloc.h>
 #include <pthread.h>
@@ -28,3 +30,7 @@ void roost_open_standard_streams(void) {
     for (int fd = 0; fd < 3; fd++)
         if (fcntl(fd, F_GETFD) == -1) open("/dev/null", O_RDWR);
 }
+
+int roost_accept(int fd) { return accept4(fd, NULL, NULL, SOCK_CLOEXEC); }
+
+int roost_pipe(int ends[2]) { return pipe2(ends, O_CLOEXEC); }

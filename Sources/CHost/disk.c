@@ -33,6 +33,11 @@ int roost_lock_holder(int fd, int exclusive) {
     return lock.l_pid;
 }
 
+int roost_is_locked(int fd) {
+    struct flock lock = whole_file(1);
+    return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
 int roost_block_size(int fd, uint64_t *bytes) { return ioctl(fd, BLKGETSIZE64, bytes); }
 
 int roost_block_discard(int fd, uint64_t offset, uint64_t length) {

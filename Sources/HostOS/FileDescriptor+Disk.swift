@@ -116,6 +116,12 @@ extension FileDescriptor {
         return true
     }
 
+    /// Whether another holds a lock on the same file; takes none.
+    public var isLockedElsewhere: Bool {
+        // The kernel names no holder of an open file description lock: -1, as for none, so the lock itself is asked for.
+        roost_is_locked(rawValue) != 0
+    }
+
     /// The process that holds a lock on the same file, if it can be found out.
     ///
     /// The kernel doesn't name holders of open file description locks, but shows a lock among the details of its

@@ -42,6 +42,11 @@ public final class HostThread: @unchecked Sendable {
 
     /// Waits until it has ended; once only.
     public func join() { pthread_join(handle, nil) }
+
+    /// Starts a thread that nobody waits for.
+    public static func detached(name: String, _ body: @escaping @Sendable () -> Void) throws(HostError) {
+        pthread_detach(try HostThread(name: name, body).handle)
+    }
 }
 
 /// A flag that one thread waits for and others raise; raising twice is raising once.

@@ -64,6 +64,15 @@ public enum PrivateFolder {
         return "/tmp/roost-\(getuid())"
     }
 
+    /// Where this user's images and machines are: `ROOST_HOME`, else `roost` below `XDG_DATA_HOME` or `~/.local/share`.
+    public static var data: String {
+        func variable(_ name: String) -> String? {
+            getenv(name).map { String(cString: $0) }.flatMap { $0.hasPrefix("/") ? $0 : nil }
+        }
+        if let home = variable("ROOST_HOME") { return home }
+        return (variable("XDG_DATA_HOME") ?? (variable("HOME") ?? "/root") + "/.local/share") + "/roost"
+    }
+
     /// Makes a folder that nobody else can enter, and those above it; one that is there must be like that.
     public static func make(_ path: String) throws(HostError) {
         if let slash = path.lastIndex(of: "/"), slash != path.startIndex {
@@ -107,6 +116,14 @@ public enum PrivateFolder {
         guard let resolved = realpath(path, nil) else { return path }
         defer { free(resolved) }
         return String(cString: resolved)
+    }
+
+    /// The path from the root of the file system; what doesn't exist need not.
+    public static func absolute(_ path: String) -> String {
+        if path.hasPrefix("/") { return path }
+        guard let folder = getcwd(nil, 0) else { return path }
+        defer { free(folder) }
+        return String(cString: folder) + "/" + path
     }
 
     /// Runs something while no other process does so for the same folder; waits at most five seconds for them.

@@ -6,10 +6,18 @@ internal import Network
 /// A port as a card's backend.
 private final class PortBackend: NetworkBackend {
     private let port: NetworkPort
+    private let traffic: Traffic
 
-    init(_ port: NetworkPort) { self.port = port }
+    init(_ port: NetworkPort, _ traffic: Traffic) {
+        self.port = port
+        self.traffic = traffic
+    }
 
-    func send(_ packet: [UInt8]) -> Bool { port.send(packet) }
+    func send(_ packet: [UInt8]) -> Bool {
+        guard port.send(packet) else { return false }
+        traffic.addSent(max(0, packet.count - OffloadHeader.length))
+        return true
+    }
 
     func agreed(to features: VirtioNetFeatures) {
         var offloads: LinkOffloads = []
@@ -41,10 +49,14 @@ extension Board {
                 let (bits, overflow) = limit.burst.multipliedReportingOverflow(by: 8)
                 return TokenBucket(rate: limit.rate, burst: overflow ? .max : bits, now: door.now)
             }
-            let card = VirtioNet(macAddress: address, door: door, backend: PortBackend(port), limit: limit)
+            let card = VirtioNet(macAddress: address, door: door, backend: PortBackend(port, traffic), limit: limit)
             try add(card)
             do {
-                try port.start(deliver: { [weak card] in card?.receive($0) }, resume: { [weak card] in card?.resume() })
+                try port.start(
+                    deliver: { [weak card, traffic] packet in
+                        traffic.addReceived(max(0, packet.count - OffloadHeader.length))
+                        card?.receive(packet)
+                    }, resume: { [weak card] in card?.resume() })
             } catch {
                 throw MachineError(.network, error.description)
             }

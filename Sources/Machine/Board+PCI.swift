@@ -26,8 +26,9 @@ extension Board {
             // Requests are done at once where time is virtual: they finish at the instruction that made them.
             let worker: any Worker = configuration.clock == .virtual ? InlineWorker() : QueueWorker(name: "roost.block")
             try add(
-                VirtioBlock(backend: try DiskBackend.open(disk), door: door, identifier: "disk\(index)", worker: worker)
-            )
+                VirtioBlock(
+                    backend: try DiskBackend.open(disk, traffic), door: door, identifier: "disk\(index)", worker: worker
+                ))
         }
         backends.ports = try connectNetworks(configuration, door: door)
         try add(VirtioEntropy(door: door))

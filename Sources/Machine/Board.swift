@@ -41,6 +41,7 @@ package final class Board: Sendable {
     private let post = PostPort()
     private let debugConsole: DebugConsole
     private let processors: Int
+    let traffic = Traffic()
     let output: @Sendable ([UInt8]) -> Void
 
     /// Makes and wires everything but what sits on the PCI bus.

@@ -1,5 +1,5 @@
 // The machine's console: where the first serial port's bytes go and come from.
-internal import HostOS
+public import HostOS
 internal import Synchronization
 
 /// Where the console is.
@@ -10,42 +10,8 @@ public enum ConsoleChoice: Sendable, Equatable {
     case file(String)
     /// A pseudo-terminal of its own; its path is printed.
     case pseudoTerminal
-}
-
-/// What the user asks for with the escape key.
-package enum ConsoleAction: Equatable, Sendable {
-    /// End the machine at once.
-    case end
-    /// List the keys.
-    case help
-}
-
-/// Finds Ctrl-A sequences in what the user types.
-package struct EscapeFilter: Sendable {
-    private var escaped = false
-
-    /// A filter that has seen nothing.
-    package init() {}
-
-    /// Splits input into what the guest gets and what Roost does.
-    package mutating func filter(_ bytes: [UInt8]) -> (forGuest: [UInt8], actions: [ConsoleAction]) {
-        var forGuest: [UInt8] = []
-        var actions: [ConsoleAction] = []
-        for byte in bytes {
-            guard escaped else {
-                if byte == 1 { escaped = true } else { forGuest.append(byte) }
-                continue
-            }
-            escaped = false
-            switch byte {
-            case UInt8(ascii: "x"), UInt8(ascii: "X"): actions.append(.end)
-            case UInt8(ascii: "h"), UInt8(ascii: "H"), UInt8(ascii: "?"): actions.append(.help)
-            case 1: forGuest.append(1)
-            default: forGuest += [1, byte]
-            }
-        }
-        return (forGuest, actions)
-    }
+    /// Nowhere but the history, for those who attach.
+    case detached
 }
 
 /// The guest's side of a console: a serial port.
@@ -56,25 +22,36 @@ protocol ConsolePort: AnyObject, Sendable {
     func receive(_ bytes: [UInt8])
 }
 
-/// Pumps bytes between a port and the host.
-final class Console: Sendable {
+/// Pumps bytes between a port and the host: where the user said, and whoever attaches.
+public final class Console: Sendable {
     static let help = """
         Ctrl-A x  end Roost and the machine
         Ctrl-A h  this list
         Ctrl-A Ctrl-A  send Ctrl-A to the guest
         """
+    /// Bytes that are kept for who attaches later.
+    static let historyCapacity = 256 << 10
 
+    private struct Entry: Sendable {
+        let port: any ConsolePort
+        let admit: @Sendable ([UInt8]) -> Void
+    }
+
+    /// What the guest has sent last.
+    public let history = ByteLog(capacity: historyCapacity)
     private let choice: ConsoleChoice
-    private let output: ByteStream
+    private let output: ByteStream?
     private let input: ByteStream?
     /// Keeps descriptors open.
     private let kept: (any Sendable)?
     private let failed = Mutex(false)
     private let drained = WakeFlag()
     private let ended: @Sendable () -> Void
+    private let entry = Mutex<Entry?>(nil)
+    private let logging = Mutex<HostThread?>(nil)
 
     /// Opens the console; `ended` runs when the user ends the machine.
-    init(_ choice: ConsoleChoice, ended: @escaping @Sendable () -> Void) throws {
+    init(_ choice: ConsoleChoice, log: ConsoleLog?, ended: @escaping @Sendable () -> Void) throws {
         self.choice = choice
         self.ended = ended
         switch choice {
@@ -94,12 +71,21 @@ final class Console: Sendable {
             input = output
             kept = pair
             Terminal.note("roost: the console is \(pair.terminal.path)")
+        case .detached:
+            output = nil
+            input = nil
+            kept = nil
+        }
+        if let log {
+            let thread = try log.follow(history)
+            logging.withLock { $0 = thread }
         }
     }
 
     /// Writes what the guest sends. An output that fails is told of once; the guest goes on.
     func write(_ bytes: [UInt8]) {
-        guard let error = output.write(bytes) else { return }
+        history.append(bytes)
+        guard let error = output?.write(bytes) else { return }
         let first = failed.withLock { failed in
             defer { failed = true }
             return !failed
@@ -107,11 +93,31 @@ final class Console: Sendable {
         if first && error.errno != 32 { Terminal.note("roost: console output: \(error.reason)") }
     }
 
+    /// Gives the guest input; returns how many bytes it had room for. Readers of `history` are woken when it has more.
+    public func type(_ bytes: [UInt8]) -> Int {
+        entry.withLock { entry in
+            guard let entry else { return 0 }
+            let count = min(bytes.count, max(0, entry.port.room))
+            if count > 0 { entry.admit(Array(bytes.prefix(count))) }
+            return count
+        }
+    }
+
     /// The port has taken input: there is room again.
-    func portDrained() { drained.raise() }
+    func portDrained() {
+        drained.raise()
+        history.wakeReaders()
+    }
+
+    /// Nothing more comes: who follows gets what is left, and the log is written to its end.
+    func finish() {
+        history.close()
+        logging.withLock { $0.take() }?.join()
+    }
 
     /// Starts reading for a port, in raw mode where it is a terminal.
     func start(_ port: any ConsolePort, admit: @escaping @Sendable ([UInt8]) -> Void) throws {
+        entry.withLock { $0 = Entry(port: port, admit: admit) }
         guard let input else { return }
         let isTerminal = choice == .standard && Terminal.makeRaw(0)
         let isStandard = choice == .standard
@@ -130,10 +136,11 @@ final class Console: Sendable {
                         switch action {
                         case .end: ended()
                         case .help: Terminal.note(Self.help)
+                        case .detach: break
                         }
                     }
                 }
-                if !forGuest.isEmpty { admit(Array(forGuest.prefix(port.room))) }
+                _ = type(forGuest)
             }
         }
     }

@@ -7,14 +7,24 @@ internal import Synchronization
 /// An open image behind a block device.
 final class DiskBackend: BlockBackend {
     private let image: any DiskImage
+    private let traffic: Traffic
 
-    private init(_ image: any DiskImage) { self.image = image }
+    private init(_ image: any DiskImage, _ traffic: Traffic) {
+        self.image = image
+        self.traffic = traffic
+    }
 
     var byteCount: UInt64 { image.byteCount }
     var isReadOnly: Bool { image.isReadOnly }
 
-    func read(at offset: UInt64, count: Int) throws -> [UInt8] { try image.read(at: offset, count: count) }
-    func write(_ bytes: [UInt8], at offset: UInt64) throws { try image.write(bytes, at: offset) }
+    func read(at offset: UInt64, count: Int) throws -> [UInt8] {
+        traffic.addDiskRead(count)
+        return try image.read(at: offset, count: count)
+    }
+    func write(_ bytes: [UInt8], at offset: UInt64) throws {
+        traffic.addDiskWritten(bytes.count)
+        try image.write(bytes, at: offset)
+    }
     func flush() throws { try image.flush() }
     func discard(at offset: UInt64, length: UInt64) throws { try image.discard(at: offset, length: length) }
     func writeZeroes(at offset: UInt64, length: UInt64, mayUnmap: Bool) throws {
@@ -22,12 +32,12 @@ final class DiskBackend: BlockBackend {
     }
 
     /// Opens a disk's image; what the user should know about it is said on the terminal.
-    static func open(_ disk: DiskConfiguration) throws(MachineError) -> DiskBackend {
+    static func open(_ disk: DiskConfiguration, _ traffic: Traffic) throws(MachineError) -> DiskBackend {
         do {
             let image = try Disk.open(disk.path, disk.options)
             if let note = image.note { Terminal.note("roost: \(note)") }
             OpenDisks.add(image)
-            return DiskBackend(image)
+            return DiskBackend(image, traffic)
         } catch {
             throw MachineError(error.code == .inUse ? .diskInUse : .disk, error.description)
         }

@@ -192,10 +192,3 @@ final class TimerThread: Sendable {
         }
     }
 }
-
-/// A descriptor that several threads use and its owner closes.
-final class SharedDescriptor: Sendable {
-    let descriptor: FileDescriptor
-
-    init(_ descriptor: consuming FileDescriptor) { self.descriptor = descriptor }
-}

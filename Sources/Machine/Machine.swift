@@ -14,7 +14,9 @@ public final class Machine: Sendable {
     let door: any Door
     let processors: [Processor]
     let board: Board
-    private let console: Console
+    /// Its console, for who attaches.
+    public let console: Console
+    let activity = MachineActivity()
     let backends: Backends
     let gate = PauseGate()
     /// The host's counter when the machine was paused; nil while it runs.
@@ -48,7 +50,7 @@ public final class Machine: Sendable {
         let processor = processors[0]
         let ended: @Sendable () -> Void = { processor.end() }
         do {
-            console = try Console(configuration.console, ended: ended)
+            console = try Console(configuration.console, log: configuration.consoleLog, ended: ended)
         } catch {
             throw MachineError(.console, "console: \(error)")
         }
@@ -140,6 +142,7 @@ public final class Machine: Sendable {
                     if case .input(let bytes) = event { _ = serial.receive(bytes) as Int }
                 }
             }
+            activity.note(.started)
             let thread = try HostThread(name: "roost-cpu0") { [self] in
                 let outcome = runToEnd()
                 gate.end()
@@ -152,6 +155,8 @@ public final class Machine: Sendable {
         }
         for port in backends.ports { port.stop() }
         backends.sockets?.stop()
+        console.finish()
+        activity.note(.ended)
         Terminal.restore()
         return result.withLock { $0 } ?? .failed("the processor's thread ended without a result")
     }
@@ -160,6 +165,7 @@ public final class Machine: Sendable {
         while true {
             let outcome = runSession()
             guard outcome == .reset, configuration.rebootsOnReset else { return outcome }
+            activity.note(.reset)
             board.reset()
             memory.clear()
             processors[0].countReset()

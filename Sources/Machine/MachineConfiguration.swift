@@ -71,6 +71,8 @@ public struct MachineConfiguration: Sendable {
     public var console = ConsoleChoice.standard
     /// Where the machine goes on from instead of booting.
     public var snapshot: Snapshot?
+    /// The file that keeps what the console shows.
+    public var consoleLog: ConsoleLog?
     /// Port that ends Roost when written.
     public var debugExitPort: UInt16?
     /// QEMU's `pc-testdev`.

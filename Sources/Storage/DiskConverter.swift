@@ -8,6 +8,8 @@ public enum DiskConverter {
         case raw(Preallocation)
         /// A qcow2 image; its size is taken from the source.
         case qcow2(Qcow2Options, isCompressed: Bool)
+        /// A stream-optimized VMDK image.
+        case vmdk
     }
 
     /// Bytes that are read at once.
@@ -31,6 +33,7 @@ public enum DiskConverter {
             unit = options.clusterSize
             isCompressed = compressed
             image = try Qcow2Image.create(path, options, replacing: replacing)
+        case .vmdk: return try VMDKStreamWriter.write(source, to: path, replacing: replacing, progress: progress)
         }
         do {
             let written = try copy(source, image, unit, isCompressed, progress)

@@ -148,7 +148,7 @@ struct DiskCommand: ParsableCommand {
         @Option(help: "An internal snapshot of the source, instead of its current content.")
         var snapshot: String?
 
-        @Option(name: .shortAndLong, help: "qcow2 or raw.")
+        @Option(name: .shortAndLong, help: "qcow2, raw or vmdk (stream-optimized, always compressed).")
         var format = "qcow2"
 
         @Flag(name: .shortAndLong, help: "Compress clusters.")
@@ -162,15 +162,16 @@ struct DiskCommand: ParsableCommand {
             switch try DiskCommand.format(format) {
             case .raw: target = .raw(options.preallocation)
             case .qcow2: target = .qcow2(options, isCompressed: compress)
-            default: throw ValidationError("only qcow2 and raw images can be written")
+            case .vmdk: target = .vmdk
+            default: throw ValidationError("only qcow2, raw and (stream-optimized) vmdk images can be written")
             }
             let image = try Disk.open(
                 source,
                 DiskOptions(isReadOnly: true, format: try DiskCommand.format(sourceFormat), snapshot: snapshot))
-            var display = CopyProgress()
-            defer { display.finish() }
+            var progress = ProgressLine()
+            defer { progress.finish() }
             try DiskConverter.convert(image, to: self.target, target, replacing: qcow2.force) {
-                display.show($0, of: $1)
+                progress.show("copying", $0, $1)
             }
         }
     }
@@ -250,26 +251,5 @@ struct DiskCommand: ParsableCommand {
                 print("\(snapshot.id)  \(date)  \(snapshot.name)")
             }
         }
-    }
-}
-
-/// A copy's progress on standard error, once it takes longer than a second.
-private struct CopyProgress {
-    private let isTerminal = isatty(STDERR_FILENO) == 1
-    private let start = HostClock.monotonic
-    private var shown: UInt64 = 0
-
-    mutating func show(_ done: UInt64, of total: UInt64) {
-        let elapsed = HostClock.monotonic &- start
-        guard elapsed > 1_000_000_000, total > 0 else { return }
-        let percent = done / (total / 100 + 1)
-        if isTerminal ? percent > shown : percent >= shown + 10 {
-            FileHandle.standardError.write(Data((isTerminal ? "\r\u{1B}[K\(percent)%" : "\(percent)%\n").utf8))
-            shown = percent
-        }
-    }
-
-    mutating func finish() {
-        if isTerminal, shown > 0 { FileHandle.standardError.write(Data("\r\u{1B}[K".utf8)) }
     }
 }

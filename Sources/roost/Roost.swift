@@ -1,47 +1,47 @@
 // The command `roost`: its subcommands, and how its errors become one line and an exit status.
 internal import ArgumentParser
 internal import Foundation
+internal import HostOS
 internal import Images
 internal import Machine
+internal import Machines
 internal import Storage
 
 @main
 struct Roost: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Virtual machines for x86-64 Linux hosts.", version: "roost 0.1",
-        subcommands: [RunCommand.self, ImageCommand.self, DiskCommand.self, DoctorCommand.self])
+        subcommands: [
+            RunCommand.self, StartCommand.self, StopCommand.self, KillCommand.self, PauseCommand.self,
+            ResumeCommand.self, ResetCommand.self,
+            ConsoleCommand.self, LogsCommand.self, EventsCommand.self, ListCommand.self, InfoCommand.self,
+            TopCommand.self, SetCommand.self, ForwardCommand.self, RenameCommand.self, DeleteCommand.self,
+            ExportCommand.self, ImportCommand.self,
+            ImageCommand.self, DiskCommand.self, DoctorCommand.self, MonitorCommand.self, ManualCommand.self,
+        ])
 
     static func main() {
         do {
             var command = try parseAsRoot()
             try command.run()
-        } catch let status as ExitStatus {
-            if let message = status.message { complain(message) }
-            Foundation.exit(status.code)
-        } catch let error as MachineError {
-            complain(error.description)
-            Foundation.exit(ExitStatus.code(for: error))
-        } catch let error as StorageError {
-            complain(error.description)
-            Foundation.exit(error.code == .inUse ? ExitStatus.diskInUse : ExitStatus.disk)
-        } catch let error as ImageError {
-            complain(error.description)
-            Foundation.exit(ExitStatus.image)
         } catch {
+            if let status = ExitStatus(known: error) {
+                if let message = status.message { complain(message) }
+                Foundation.exit(status.code)
+            }
             let code = exitCode(for: error)
             if code == .success { exit(withError: error) }
             if code == .validationFailure {
                 complain(UsageMessage.text(for: error))
                 Foundation.exit(ExitStatus.usage)
             }
-            complain("\(error)")
+            complain("\(error)".split(separator: "\n").first.map(String.init) ?? "failed")
             Foundation.exit(ExitStatus.failure)
         }
     }
 
     private static func complain(_ text: String) {
-        let line = text.split(separator: "\n").first.map(String.init) ?? text
-        FileHandle.standardError.write(Data("roost: \(line)\n".utf8))
+        FileHandle.standardError.write(Data("roost: \(text)\n".utf8))
     }
 }
 
@@ -65,8 +65,44 @@ struct ExitStatus: Error {
     static let engine: Int32 = 90
     static let hypervisor: Int32 = 92
 
+    static let machine: Int32 = 94
+
     var code: Int32
     var message: String?
+
+    /// A status with words for the person at the terminal.
+    init(code: Int32, message: String? = nil) {
+        self.code = code
+        self.message = message
+    }
+
+    /// What an error of Roost's own ends with; nil for others.
+    init?(known error: any Error) {
+        switch error {
+        case let status as ExitStatus: self = status
+        case let error as MachineError: self.init(code: Self.code(for: error), message: error.description)
+        case let error as StorageError:
+            self.init(code: error.code == .inUse ? Self.diskInUse : Self.disk, message: error.description)
+        case let error as ImageError: self.init(code: Self.image, message: error.description)
+        case let error as MachinesError:
+            self.init(code: error.code == .badRequest ? Self.usage : Self.machine, message: error.description)
+        case let failure as StartFailure: self.init(code: failure.status, message: failure.description)
+        case let error as HostError: self.init(code: Self.host, message: error.description)
+        default: return nil
+        }
+    }
+
+    /// How a run has ended.
+    init(_ outcome: MachineOutcome) {
+        switch outcome {
+        case .poweredOff, .reset, .ended: self.init(code: 0)
+        case .debugExit(let status): self.init(code: status)
+        case .tripleFault(let report): self.init(code: Self.tripleFault, message: report)
+        case .difference(let report): self.init(code: Self.difference, message: report)
+        case .engineFailed(let report): self.init(code: Self.engine, message: report)
+        case .failed(let text): self.init(code: Self.failure, message: text)
+        }
+    }
 
     static func code(for error: MachineError) -> Int32 {
         switch error.code {

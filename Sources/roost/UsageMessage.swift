@@ -35,7 +35,11 @@ enum UsageMessage {
     /// A word that stands where a command is wanted and is none.
     private static func mistypedCommand(_ arguments: [String]) -> (word: String, known: [String])? {
         guard let first = arguments.first, !first.hasPrefix("-") else { return nil }
-        let commands = ["run", "image", "disk", "doctor", "help"]
+        let commands =
+            Roost.configuration.subcommands.filter { $0.configuration.shouldDisplay }.compactMap {
+                $0.configuration.commandName
+            }
+            + ["help"]
         if !commands.contains(first) { return (first, commands) }
         let further = [
             "image": ["build", "list"], "disk": ["create", "info", "convert", "check", "resize", "snapshot"],

@@ -13,11 +13,14 @@ struct RoostRun {
     private static let choicePrefix = "roost: the translator runs this machine: "
 
     /// Runs the executable that stands beside the test bundle.
-    init(_ arguments: [String], input: Data? = nil) throws {
+    init(_ arguments: [String], input: Data? = nil, environment: [String: String] = [:]) throws {
         let folder = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent()
         let process = Process()
         process.executableURL = folder.appendingPathComponent("roost")
         process.arguments = arguments
+        if !environment.isEmpty {
+            process.environment = ProcessInfo.processInfo.environment.merging(environment) { $1 }
+        }
         // Files, not pipes: a program that another test starts meanwhile would inherit a pipe and keep it open.
         let scratch = FileManager.default.temporaryDirectory.appendingPathComponent("roost-run-\(UUID())")
         try FileManager.default.createDirectory(at: scratch, withIntermediateDirectories: true)
@@ -142,7 +145,7 @@ struct CommandLineTests {
         }
         try expect(["rnu"], status: 64, "Did you mean 'run'?")
         try expect(["image", "biuld"], status: 64, "Did you mean 'build'?")
-        try expect(["elephant"], status: 64, "There are: run, image")
+        try expect(["elephant"], status: 64, "There are: run, start")
         try expect(["run", "--kernel", "k", "--cpus", "65"], status: 80, "processors")
         try expect(["run", "--kernel", "k", "--console", "file:/nonexistent/file"], status: 82, "No such file")
     }

@@ -55,7 +55,7 @@ import Testing
         #expect(try disk("info", folder + "/none", status: 68).contains("no such file"))
         #expect(try disk("check", folder + "/none", status: 68).contains("no such file"))
         #expect(try disk("convert", path, path, "--force", status: 74).contains("in use"))
-        #expect(try disk("convert", path, folder + "/c", "-f", "vmdk", status: 64).contains("only qcow2 and raw"))
+        #expect(try disk("convert", path, folder + "/c", "-f", "vdi", status: 64).contains("only qcow2, raw"))
         let run = try RoostRun(["disk", "chekc"])
         #expect(run.status == 64 && run.error.contains("Did you mean 'check'?"))
     }

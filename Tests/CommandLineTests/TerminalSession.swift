@@ -31,7 +31,7 @@ final class TerminalSession {
     }()
 
     /// Starts `roost` with arguments, the terminal its standard input, output and error.
-    init(_ arguments: [String]) throws {
+    init(_ arguments: [String], environment: [String: String] = [:]) throws {
         struct Failure: Error { var what: String }
         guard let program = Self.roost else { throw Failure(what: "roost is not built") }
         terminal = try FileDescriptor.open("/dev/ptmx", O_RDWR | O_NOCTTY)
@@ -58,8 +58,10 @@ final class TerminalSession {
         posix_spawnattr_setsigmask(&attributes, &mask)
         posix_spawnattr_setflags(&attributes, Int16(Self.newSession | POSIX_SPAWN_SETSIGMASK))
         var argv: [UnsafeMutablePointer<CChar>?] = ([program] + arguments).map { strdup($0) } + [nil]
-        defer { for string in argv { free(string) } }
-        let code = posix_spawn(&child, program, &actions, &attributes, &argv, environ)
+        let variables = ProcessInfo.processInfo.environment.merging(environment) { $1 }
+        var envp: [UnsafeMutablePointer<CChar>?] = variables.map { strdup("\($0.key)=\($0.value)") } + [nil]
+        defer { for string in argv + envp { free(string) } }
+        let code = posix_spawn(&child, program, &actions, &attributes, &argv, &envp)
         guard code == 0 else { throw Failure(what: "cannot start \(program): \(String(cString: strerror(code)))") }
     }
 

@@ -37,6 +37,8 @@ void *roost_map_again(void *mapping, size_t size);
 void roost_keep_heap_small(void);
 void roost_trim_heap(void);
 int64_t roost_random(void *buffer, size_t size);   // getrandom(2)
+int roost_accept(int fd);                          // accept4(2), close-on-exec
+int roost_pipe(int ends[2]);                       // pipe2(2), close-on-exec
 
 // Raw terminal mode, restored at exit, at signals that end the process, and after a stop; false if not a terminal of ours.
 int roost_terminal_raw(int fd);

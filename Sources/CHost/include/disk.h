@@ -10,6 +10,7 @@ int roost_fallocate(int fd, int zero_range, int64_t offset, int64_t length);
 int roost_lock_file(int fd, int exclusive);
 // fcntl(2) F_OFD_GETLK: the process that holds a conflicting lock, -1 if unknown.
 int roost_lock_holder(int fd, int exclusive);
+int roost_is_locked(int fd);
 // BLKGETSIZE64, BLKDISCARD, BLKZEROOUT.
 int roost_block_size(int fd, uint64_t *bytes);
 int roost_block_discard(int fd, uint64_t offset, uint64_t length);

@@ -96,6 +96,8 @@ struct DebianOverlay {
             ("/usr/lib/roost/login", .file(Self.login, mode: 0o755)),
             ("/usr/lib/roost/console", .file(Self.console, mode: 0o755)),
             ("/usr/lib/roost/dhcp", .file(Self.dhcp, mode: 0o755)),
+            // busybox's acpid looks here when the power button was pressed.
+            ("/etc/acpi/PWRF/00000080", .file("#!/bin/sh\nexec /sbin/poweroff", mode: 0o755)),
         ]
     }
 
@@ -137,7 +139,8 @@ struct DebianOverlay {
         ln -sf fd/2 /dev/stderr
         dmesg -n warn
         hostname -F /etc/hostname
-        modprobe -q -a virtio_net virtio_rng virtio_console virtio_balloon
+        modprobe -q -a virtio_net virtio_rng virtio_console virtio_balloon button evdev
+        busybox acpid -l /dev/null
         ip link set lo up
         if [ -e /sys/class/net/eth0 ]; then
             : >/etc/resolv.conf

@@ -1,6 +1,7 @@
-// Where guest images are kept: a folder each below ${XDG_DATA_HOME:-~/.local/share}/roost/images.
+// Where guest images are kept: a folder each below ${XDG_DATA_HOME:-~/.local/share}/roost/images, or $ROOST_HOME/images.
 internal import Foundation
 internal import HostOS
+internal import Storage
 
 /// A guest image: a folder with a kernel, an initramfs, a disk and a manifest.
 public struct GuestImage: Sendable {
@@ -32,6 +33,22 @@ public struct GuestImage: Sendable {
         return line
     }
 
+    /// Gives the image a disk file of its own if machines stand on it: it is about to be written to.
+    public func separateDisk(progress: (_ stage: String, _ done: UInt64, _ total: UInt64) -> Void) throws {
+        guard DurableFile.names(of: disk) > 1 else { return }
+        let copy = disk + ".new"
+        let source = try Disk.open(disk, DiskOptions(isReadOnly: true, format: .raw))
+        do {
+            _ = try DiskConverter.convert(source, to: copy, .raw(.off), replacing: true) {
+                progress("copying the image's disk, which machines stand on", $0, $1)
+            }
+            try DurableFile.move(copy, to: disk)
+        } catch {
+            try? FileManager.default.removeItem(atPath: copy)
+            throw error
+        }
+    }
+
     /// Bytes the image takes on the host's disk.
     public var bytesOnDisk: Int64 {
         [kernel, initrd, disk].reduce(0) { $0 + FileUsage.allocatedBytes($1) }
@@ -47,13 +64,7 @@ public struct ImageStore: Sendable {
     public init(root: String) { self.root = root }
 
     /// The person's own store.
-    public static var standard: ImageStore {
-        let environment = ProcessInfo.processInfo.environment
-        let data =
-            environment["XDG_DATA_HOME"].flatMap { $0.hasPrefix("/") ? $0 : nil }
-            ?? (environment["HOME"] ?? NSHomeDirectory()) + "/.local/share"
-        return ImageStore(root: data + "/roost/images")
-    }
+    public static var standard: ImageStore { ImageStore(root: PrivateFolder.data + "/images") }
 
     /// The folder of an image by name.
     public func folder(of name: String) -> String { root + "/" + name }

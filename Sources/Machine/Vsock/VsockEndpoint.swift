@@ -10,7 +10,7 @@ public import HostOS
 internal import Synchronization
 
 /// How programs of the host reach a guest's sockets.
-public struct VsockConfiguration: Sendable, Equatable {
+public struct VsockConfiguration: Sendable, Equatable, Codable {
     /// The Unix socket's path; nil: only Roost itself does.
     public var path: String?
     /// The guest's context identifier, 3 or more.

@@ -29,7 +29,7 @@ struct NetworkOption: ExpressibleByArgument {
         case "user":
             var forwards: [ForwardConfiguration] = []
             for word in words where word.name == "forward" {
-                guard let forward = forward(word.value) else { return nil }
+                guard let forward = ForwardConfiguration(word.value) else { return nil }
                 forwards.append(forward)
             }
             words.removeAll { $0.name == "forward" }
@@ -46,14 +46,6 @@ struct NetworkOption: ExpressibleByArgument {
         }
     }
 
-    private static func forward(_ text: String) -> ForwardConfiguration? {
-        let fields = text.split(separator: ":", omittingEmptySubsequences: false)
-        guard fields.count == 3, fields[0] == "tcp" || fields[0] == "udp", let host = UInt16(fields[1]), host > 0,
-            let guest = UInt16(fields[2]), guest > 0
-        else { return nil }
-        return ForwardConfiguration(isUDP: fields[0] == "udp", hostPort: host, guestPort: guest)
-    }
-
     /// What any kind takes, each word once.
     private static func apply(_ words: [(name: String, value: String)], to card: inout NetworkConfiguration) -> Bool {
         guard Set(words.map(\.name)).count == words.count else { return false }
@@ -61,7 +53,7 @@ struct NetworkOption: ExpressibleByArgument {
         for (name, value) in words {
             switch name {
             case "mac":
-                guard let address = address(value) else { return false }
+                guard let address = NetworkConfiguration.macAddress(value) else { return false }
                 card.macAddress = address
             case "pcap": card.capture = value
             case "rate":
@@ -77,16 +69,6 @@ struct NetworkOption: ExpressibleByArgument {
         guard let limit = card.limit else { return false }
         card.limit = NetworkLimit(rate: limit.rate, burst: burst)
         return true
-    }
-
-    /// Six hexadecimal bytes with colons, of one card: no group's address, not zero.
-    private static func address(_ text: String) -> [UInt8]? {
-        let parts = text.split(separator: ":", omittingEmptySubsequences: false)
-        let bytes = parts.compactMap { $0.count == 2 && $0.allSatisfy(\.isHexDigit) ? UInt8($0, radix: 16) : nil }
-        guard parts.count == 6, bytes.count == 6, bytes[0] & 1 == 0, bytes.contains(where: { $0 != 0 }) else {
-            return nil
-        }
-        return bytes
     }
 
     /// Bits a second, with k, M or G for powers of a thousand.

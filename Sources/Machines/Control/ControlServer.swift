@@ -1,0 +1,128 @@
+// The machine's end of its control socket: a thread waits for connections, each has one of its own.
+//
+// Clients are other processes of the same user. One that sends garbage or too much, sends nothing, or never reads, holds
+// up its own thread only, and not for long.
+internal import Foundation
+public import HostOS
+internal import Synchronization
+
+/// Answers requests until it is closed.
+public final class ControlServer: Sendable {
+    /// What is done for each verb, on the connection's thread.
+    public typealias Handler = @Sendable (ControlCall) throws -> ControlReply
+
+    private let listener: LocalServer
+    private let handlers: [String: Handler]
+    private let connections = Mutex<[ObjectIdentifier: LocalConnection]>([:])
+    private let streams = Mutex(0)
+
+    /// Listens at a path.
+    public init(path: String, handlers: [String: Handler]) throws(HostError) {
+        listener = try LocalServer(at: path)
+        self.handlers = handlers
+        try HostThread.detached(name: "roost-control") { [self] in
+            while let connection = listener.accept() { welcome(connection) }
+        }
+    }
+
+    /// Ends it: no more connections, and those there are are cut; streams have half a second to come to their own end.
+    public func close() {
+        listener.close()
+        var patience = 50
+        while patience > 0, streams.withLock({ $0 }) > 0 {
+            HostClock.sleep(nanoseconds: 10_000_000)
+            patience -= 1
+        }
+        for connection in connections.withLock({ $0.values.map { $0 } }) { connection.close() }
+    }
+
+    private func welcome(_ connection: LocalConnection) {
+        let isWelcome = connections.withLock { connections in
+            guard connections.count < ControlRules.mostConnections else { return false }
+            connections[ObjectIdentifier(connection)] = connection
+            return true
+        }
+        guard isWelcome else { return connection.close() }
+        let forget: @Sendable () -> Void = { [self] in
+            connection.close()
+            connections.withLock { $0[ObjectIdentifier(connection)] = nil }
+        }
+        let isStarted: Void? = try? HostThread.detached(name: "roost-client") { [self] in
+            serve(connection)
+            forget()
+        }
+        if isStarted == nil { forget() }
+    }
+
+    /// Answers a connection's requests until it is at its end or has become a stream.
+    private func serve(_ connection: LocalConnection) {
+        connection.setTimeout(milliseconds: ControlRules.patience)
+        while let line = connection.readLine(limit: ControlRules.longestLine) {
+            let reply: ControlReply
+            do {
+                let call = try ControlCall(line)
+                guard let handler = handlers[call.verb] else {
+                    throw MachinesError(.badRequest, "this machine's Roost knows no request '\(call.verb)'")
+                }
+                reply = try handler(call)
+            } catch {
+                let known = error as? MachinesError
+                let answer = ControlAnswer<NoParameters>(
+                    error: .init(code: known?.code.name ?? "failed", message: known?.description ?? "\(error)"))
+                guard send(answer, to: connection) else { return }
+                continue
+            }
+            switch reply {
+            case .done: guard send(ControlAnswer(result: NoParameters()), to: connection) else { return }
+            case .result(let value): guard send(value, to: connection) else { return }
+            case .stream(let body):
+                guard send(ControlAnswer(result: NoParameters()), to: connection) else { return }
+                connection.setTimeout(milliseconds: 0)
+                streams.withLock { $0 += 1 }
+                defer { streams.withLock { $0 -= 1 } }
+                return body(connection)
+            }
+        }
+    }
+
+    private func send<Value: Codable & Sendable>(_ value: Value, to connection: LocalConnection) -> Bool {
+        send(ControlAnswer(result: value), to: connection)
+    }
+
+    private func send<Value>(_ answer: ControlAnswer<Value>, to connection: LocalConnection) -> Bool {
+        guard let line = try? JSONText.line(answer) else { return false }
+        return connection.write(line) == nil
+    }
+}
+
+/// Streams what a log holds and gets to a connection, and its input to whoever takes it.
+enum ControlStream {
+    /// Runs until the log or the connection is at its end. `input` returns how many bytes it took; it is asked again when
+    /// the log wakes its readers.
+    static func pump(
+        _ reader: ByteLogReader, to connection: LocalConnection, input: (@Sendable ([UInt8]) -> Int)?
+    ) {
+        var outgoing: ArraySlice<UInt8> = []
+        var incoming: [UInt8] = []
+        var hasInput = true
+        while true {
+            if outgoing.isEmpty {
+                guard let part = reader.read(limit: 65536) else { return }
+                outgoing = part.bytes[...]
+            }
+            if let input, !incoming.isEmpty { incoming.removeFirst(input(incoming)) }
+            guard let written = connection.writeNow(outgoing) else { return }
+            outgoing = outgoing.dropFirst(written)
+            if written > 0 && outgoing.isEmpty { continue }
+            let ready = connection.wait(
+                reading: hasInput && incoming.isEmpty, writing: !outgoing.isEmpty, other: reader.descriptor)
+            if ready.isGone && !ready.canRead { return }
+            if ready.canRead {
+                let bytes = connection.read(limit: 4096)
+                if bytes.isEmpty { hasInput = false } else if input != nil { incoming = bytes }
+            }
+            // With output still to go, a signal of the log must not become a loop: it is taken, and the log read later.
+            if ready.other && !outgoing.isEmpty { reader.calm() }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+// The requests that a running machine answers. One more is one more row of the table.
+public import HostOS
+public import Machine
+
+/// What a running machine tells of itself.
+public struct MachineReport: Codable, Sendable {
+    /// What it is doing.
+    public var state: MachineState
+    /// Nanoseconds of the host's monotonic clock when this was taken.
+    public var time: UInt64
+    /// What its process uses.
+    public var usage: ProcessUsage?
+    /// What its devices have moved.
+    public var traffic: TrafficCount
+    /// Bytes of memory given back to the host so far.
+    public var returnedMemory: UInt64
+}
+
+/// A number of bytes.
+public struct ByteCountParameters: Codable, Sendable {
+    /// The bytes.
+    public var bytes: UInt64
+
+    /// A number of bytes.
+    public init(bytes: UInt64) { self.bytes = bytes }
+}
+
+/// The verbs of a machine's control socket.
+public enum MachineRequest {
+    /// What it is doing: answers a `MachineReport`.
+    public static let report = "report"
+    /// Presses the power button.
+    public static let powerButton = "power-button"
+    /// Stops the processors between two instructions.
+    public static let pause = "pause"
+    /// Lets them go on.
+    public static let resume = "resume"
+    /// Resets the guest.
+    public static let reset = "reset"
+    /// Ends the run at once, disks written.
+    public static let end = "end"
+    /// Asks the guest to give back memory: `ByteCountParameters`.
+    public static let balloon = "balloon"
+    /// Streams the console, from so many bytes back (`ByteCountParameters`); input goes to the guest.
+    public static let console = "console"
+    /// Streams this run's events as JSON lines.
+    public static let events = "events"
+
+    /// What is done for each.
+    static func handlers(
+        _ machine: Machine, _ events: EventLog, note: @escaping @Sendable (MachineEvent) -> Void
+    ) -> [String: ControlServer.Handler] {
+        [
+            report: { _ in
+                .result(
+                    MachineReport(
+                        state: machine.state, time: HostClock.monotonic,
+                        usage: ProcessUsage(of: DetachedProcess.ownNumber), traffic: machine.traffic,
+                        returnedMemory: machine.returnedMemory))
+            },
+            powerButton: { _ in
+                if machine.isPaused { throw MachinesError(.badRequest, "it is paused; `roost resume` lets it go on") }
+                machine.powerButton()
+                return .done
+            },
+            pause: { _ in
+                if machine.isPaused { return .done }
+                try machine.pause()
+                note(.paused)
+                return .done
+            },
+            resume: { _ in
+                if !machine.isPaused { return .done }
+                try machine.resume()
+                note(.resumed)
+                return .done
+            },
+            reset: { _ in
+                machine.reset()
+                return .done
+            },
+            end: { _ in
+                machine.end()
+                return .done
+            },
+            balloon: { call in
+                machine.setBalloon(try call.parameters(ByteCountParameters.self).bytes)
+                return .done
+            },
+            console: { call in
+                let reader = try machine.console.history.follow(
+                    from: Int(clamping: try call.parameters(ByteCountParameters.self).bytes))
+                return .stream { connection in
+                    ControlStream.pump(reader, to: connection) { machine.console.type($0) }
+                }
+            },
+            self.events: { _ in
+                let reader = try events.lines.follow(from: .max)
+                return .stream { ControlStream.pump(reader, to: $0, input: nil) }
+            },
+        ]
+    }
+}

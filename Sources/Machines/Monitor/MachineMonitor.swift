@@ -1,0 +1,70 @@
+// The process of a machine that is kept: takes it, runs it, answers for it, and writes down how it ended.
+internal import Foundation
+internal import HostOS
+public import Machine
+internal import Synchronization
+
+/// Runs a machine that is kept, in this process.
+public final class MachineMonitor: Sendable {
+    private let stored: StoredMachine
+    private let store: MachineStore
+    private let lock: MachineLock
+    private let manifest: MachineManifest
+    private let record = Mutex(RunRecord())
+
+    /// Takes a machine; nobody else has it until this object goes.
+    public init(_ stored: StoredMachine, in store: MachineStore) throws(MachinesError) {
+        self.stored = stored
+        self.store = store
+        lock = try stored.lock()
+        manifest = try stored.manifest()
+    }
+
+    /// Runs it to its end. `adjust` has the last word on what it is made of; `started` is called when the guest is about to
+    /// run and requests are answered.
+    public func run(
+        adjust: (inout MachineConfiguration) -> Void = { _ in }, started: (Machine) throws -> Void
+    ) throws -> (outcome: MachineOutcome, machine: Machine) {
+        let events = try EventLog(stored)
+        try change { _ in }
+        let machine: Machine
+        let server: ControlServer
+        do {
+            var configuration = manifest.machine.resolved(in: stored.folder)
+            configuration.consoleLog = ConsoleLog(path: stored.consoleLogPath)
+            adjust(&configuration)
+            machine = try Machine(configuration)
+            let note: @Sendable (MachineEvent) -> Void = { [unowned machine] event in
+                if event != .ended { events.note(event.rawValue) }
+                if event == .paused || event == .resumed { try? self.change { $0.state = machine.state } }
+            }
+            machine.onEvent(note)
+            server = try ControlServer(
+                path: try StoredMachine.socketPath(manifest),
+                handlers: MachineRequest.handlers(machine, events, note: note))
+            try events.watch(machine.console.history)
+            try started(machine)
+        } catch {
+            events.note("failed", "\(error)")
+            try change { $0.end("\(error)", isFailure: true) }
+            throw error
+        }
+        let outcome = machine.run()
+        OpenDisks.flush()
+        let (words, isFailure) = outcome.inWords
+        events.note("ended", words)
+        events.lines.close()
+        server.close()
+        try change { $0.end(words, isFailure: isFailure) }
+        if manifest.isTemporary == true { try store.deleteLocked(stored) }
+        return (outcome, machine)
+    }
+
+    private func change(_ body: (inout RunRecord) -> Void) throws(MachinesError) {
+        let changed = record.withLock { record in
+            body(&record)
+            return record
+        }
+        try stored.save(changed)
+    }
+}

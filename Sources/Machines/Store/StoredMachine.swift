@@ -1,0 +1,157 @@
+// One machine's folder:
+//
+//   machine.json    what it is                       lock           locked by the process that runs or changes it
+//   run.json        its latest run                   console.log    what the console showed, .1 what was before
+//   events.log      JSON lines                       monitor.log    what its process said
+//   disk.qcow2      its disk, over base.raw          base.raw kernel initrd    the image's, further names of its files
+//   cidata.iso      for cloud-init
+internal import Foundation
+internal import HostOS
+public import Machine
+
+/// A machine that is kept, running or not.
+public struct StoredMachine: Sendable {
+    /// Its folder.
+    public let folder: String
+    /// Its name: the folder's.
+    public var name: String { folder.split(separator: "/").last.map(String.init) ?? folder }
+
+    /// Names the folder of a machine.
+    public init(folder: String) { self.folder = folder }
+
+    var manifestPath: String { folder + "/machine.json" }
+    private var runPath: String { folder + "/run.json" }
+    /// What its console showed.
+    public var consoleLogPath: String { folder + "/console.log" }
+    /// What happened to it, in JSON lines.
+    public var eventsPath: String { folder + "/events.log" }
+    /// What the process that ran it last has said.
+    public var monitorLogPath: String { folder + "/monitor.log" }
+
+    /// What it is.
+    public func manifest() throws(MachinesError) -> MachineManifest { try MachineManifest(reading: manifestPath) }
+
+    /// Changes what it is; the lock must be held.
+    public func save(_ manifest: MachineManifest) throws(MachinesError) {
+        let bytes = try manifest.serialized()
+        try explaining { () throws(HostError) in try DurableFile.write(bytes, to: manifestPath) }
+    }
+
+    /// Its latest run; nil if there was none.
+    public var latestRun: RunRecord? {
+        guard let bytes = try? HostFile.contents(of: runPath, limit: 1 << 20) else { return nil }
+        return try? JSONDecoder().decode(RunRecord.self, from: Data(bytes))
+    }
+
+    func save(_ run: RunRecord) throws(MachinesError) {
+        let bytes = try JSONText.pretty(run)
+        try explaining { () throws(HostError) in try DurableFile.write(bytes, to: runPath) }
+    }
+
+    /// Whether a process has it.
+    public var isRunning: Bool {
+        guard let lock = try? DurableFile.openLock(folder + "/lock") else { return false }
+        return lock.isLockedElsewhere
+    }
+
+    /// What it is doing.
+    public var status: MachineStatus {
+        let run = latestRun
+        if isRunning { return run?.state == .paused ? .paused : .running }
+        guard let run else { return .stopped }
+        if run.ended == nil { return .killed }
+        return run.isFailure == true ? .failed : .stopped
+    }
+
+    /// Takes it for as long as the result is kept; the lock goes with the process.
+    public func lock() throws(MachinesError) -> MachineLock {
+        let lock = SharedDescriptor(
+            try explaining { () throws(HostError) in try DurableFile.openLock(folder + "/lock") })
+        let isTaken = try explaining { () throws(HostError) in try lock.descriptor.lock(exclusive: true) }
+        guard isTaken else {
+            throw MachinesError(.running, "machine '\(name)' runs; `roost stop \(name)` stops it")
+        }
+        // The folder may have been deleted, or its name given to another, before the lock was ours.
+        guard let now = try? DurableFile.openLock(folder + "/lock"), now.identity == lock.descriptor.identity else {
+            throw MachinesError(.notFound, "machine '\(name)' has been deleted")
+        }
+        return MachineLock(lock)
+    }
+
+    /// The process that has it; nil if none has.
+    public var holder: Int32? {
+        guard let lock = try? DurableFile.openLock(folder + "/lock"), lock.isLockedElsewhere else { return nil }
+        return lock.lockHolder(exclusive: true)
+    }
+
+    /// Waits until nobody has it any more; false if that takes longer.
+    public func hasStopped(within seconds: Int) -> Bool {
+        let deadline = HostClock.monotonic &+ UInt64(max(0, seconds)) &* 1_000_000_000
+        while isRunning {
+            if HostClock.monotonic >= deadline { return false }
+            HostClock.sleep(nanoseconds: 20_000_000)
+        }
+        return true
+    }
+
+    /// Changes what it is made of, while it doesn't run.
+    public func change(_ body: (inout MachineConfiguration) throws -> Void) throws {
+        let lock = try lock()
+        defer { withExtendedLifetime(lock) {} }
+        var manifest = try manifest()
+        try body(&manifest.machine)
+        try save(manifest)
+    }
+
+    /// Where its process listens while it runs.
+    static func socketPath(_ manifest: MachineManifest) throws(MachinesError) -> String {
+        let folder = PrivateFolder.runtime + "/roost"
+        try explaining { () throws(HostError) in
+            try PrivateFolder.make(PrivateFolder.runtime)
+            try PrivateFolder.make(folder)
+        }
+        return folder + "/" + manifest.id.uuidString.lowercased().filter { $0 != "-" } + ".sock"
+    }
+
+    /// A connection to its process.
+    public func control() throws(MachinesError) -> ControlClient {
+        guard isRunning else {
+            throw MachinesError(.stopped, "machine '\(name)' doesn't run; `roost start \(name)` starts it")
+        }
+        return try ControlClient(path: try Self.socketPath(try manifest()), name: name)
+    }
+
+    /// The last lines that its console showed.
+    public func consoleTail(lines count: Int) -> [String] {
+        var text: [UInt8] = []
+        for path in [consoleLogPath + ".1", consoleLogPath] {
+            text += (try? HostFile.contents(of: path, limit: 64 << 20)) ?? []
+        }
+        return Array(
+            String(decoding: text, as: UTF8.self)
+                .split(omittingEmptySubsequences: false) { $0 == "\n" || $0 == "\r\n" }.map(String.init).suffix(count))
+    }
+
+    /// Bytes that its files take on the host's disk, without those that it shares with its image.
+    public var bytesOnDisk: Int64 {
+        let names = (try? FileManager.default.subpathsOfDirectory(atPath: folder)) ?? []
+        return names.reduce(0) { sum, name in
+            let path = folder + "/" + name
+            return sum + (DurableFile.names(of: path) > 1 ? 0 : FileUsage.allocatedBytes(path))
+        }
+    }
+}
+
+/// A machine that this process has to itself.
+public final class MachineLock: Sendable {
+    private let lock: SharedDescriptor
+
+    fileprivate init(_ lock: SharedDescriptor) { self.lock = lock }
+}
+
+/// Runs something of the file system's and says its errors in one kind.
+func explaining<Result: ~Copyable>(
+    _ body: () throws(HostError) -> Result
+) throws(MachinesError) -> Result {
+    do { return try body() } catch { throw MachinesError(.fileSystem, "\(error)") }
+}

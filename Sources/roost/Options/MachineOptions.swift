@@ -1,0 +1,115 @@
+// The options that say what a machine is made of: those of `roost run`, kept in the manifest of a machine with a name.
+internal import ArgumentParser
+internal import Foundation
+internal import Images
+internal import Machine
+
+/// What a machine is made of.
+struct MachineOptions: ParsableArguments {
+    @Argument(help: "An image by name or folder; see 'roost image list'.")
+    var image: String?
+
+    @Option(help: "What runs the processor; auto takes KVM where it is there and good, else the translator.")
+    var engine: EngineKind = .auto
+
+    @Option(help: "Memory for translated code, at least 1M.")
+    var codeCache: MemorySize = MemorySize(bytes: 32 << 20)
+
+    @Option(help: "How user code runs under the translator: natively where that pays (auto), or translated.")
+    var userMode: UserMode = .auto
+
+    @Option(help: "Guest time: the host's, or the count of instructions (virtual), so that a run can be repeated.")
+    var clock: ClockKind = .host
+
+    @Option(help: "The processor's model (default: what the host has, without AVX-512).")
+    var cpu: String?
+
+    @Option(help: "Number of processors.")
+    var cpus: Int = 1
+
+    @Option(help: "Memory: bytes, or a number with K, M or G.")
+    var memory: MemorySize = MemorySize(bytes: 512 << 20)
+
+    @Option(
+        help: "Memory that the guest is asked to give back (its virtio balloon): bytes, or a number with K, M or G.")
+    var balloon: MemorySize = MemorySize(bytes: 0)
+
+    @Option(help: "A kernel: Linux bzImage, PVH ELF or Multiboot.")
+    var kernel: String?
+
+    @Option(help: "An initrd; for Multiboot, modules as 'FILE[ ARGUMENTS],…'.")
+    var initrd: String?
+
+    @Option(help: "The kernel's command line (default for Linux: console=ttyS0).")
+    var append: String?
+
+    @Option(help: "A disk image as FILE[,readonly][,snapshot][,format=FORMAT][,iops=NUMBER][,bps=SIZE]; repeatable.")
+    var disk: [DiskOption] = []
+
+    @Option(
+        help: """
+            A network card: user[,forward=tcp:HOSTPORT:GUESTPORT]…, tap[,ifname=NAME][,bridge=NAME] or switch=NAME \
+            (between machines of this host); each also takes ,mac=ADDRESS ,pcap=FILE (a capture) ,rate=BITS (a second) \
+            ,burst=BYTES. none: no card. Repeatable. (default: user)
+            """)
+    var net: [NetworkOption] = []
+
+    @Option(
+        help: ArgumentHelp(
+            "Sockets to the guest (AF_VSOCK) through Unix sockets: PATH[,cid=N].", valueName: "path"))
+    var vsock: VsockOption?
+
+    @Option(help: "User data for cloud-init in the guest, on a disk of its own (NoCloud).", completion: .file())
+    var cloudInit: String?
+
+    @Option(help: "A port whose writes of v end Roost with status (v << 1) | 1.")
+    var debugExit: PortNumber?
+
+    @Option(help: ArgumentHelp("Move between KVM and the translator every so many milliseconds.", visibility: .hidden))
+    var moveEvery: Int?
+
+    @Flag(help: "Add QEMU's pc-testdev.")
+    var testDevice = false
+
+    @Flag(help: "End when the guest resets instead of starting it again.")
+    var noReboot = false
+
+    /// The image that was named, if one was.
+    func guestImage() throws -> GuestImage? { try image.map { try ImageStore.standard.locate($0) } }
+
+    /// What the options say; the image's disk is not among the disks.
+    func configuration(_ image: GuestImage?) throws -> MachineConfiguration {
+        if codeCache.bytes < 1 << 20 || codeCache.bytes > 512 << 20 {
+            throw ValidationError("--code-cache must be between 1M and 512M")
+        }
+        guard let path = kernel ?? image?.kernel else {
+            throw ValidationError("nothing to run: name an image ('roost image list') or give --kernel")
+        }
+        var configuration = MachineConfiguration(
+            boot: BootSource(
+                kernel: path, initrd: initrd ?? image?.initrd, commandLine: append ?? image?.commandLine))
+        configuration.cpuModel = cpu
+        configuration.engine = engine
+        configuration.movesEveryMilliseconds = moveEvery
+        configuration.codeCache = codeCache.bytes
+        configuration.userMode = userMode
+        configuration.processors = cpus
+        configuration.balloon = balloon.bytes
+        configuration.memory = memory.bytes
+        configuration.disks = disk.map(\.value)
+        configuration.clock = clock
+        configuration.networks = try networks()
+        configuration.sockets = vsock?.value
+        configuration.debugExitPort = debugExit?.value
+        configuration.hasTestDevice = testDevice
+        configuration.rebootsOnReset = !noReboot
+        return configuration
+    }
+
+    /// The network cards; without a word of them one, where packets can come.
+    private func networks() throws -> [NetworkConfiguration] {
+        let cards = net.compactMap(\.value)
+        if net.count > cards.count, net.count > 1 { throw ValidationError("--net none stands alone") }
+        return net.isEmpty && clock == .host ? [NetworkConfiguration(.user(forwards: []))] : cards
+    }
+}

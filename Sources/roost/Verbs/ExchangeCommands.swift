@@ -1,0 +1,76 @@
+// `roost export` and `roost import`: machines as one file.
+public import ArgumentParser
+internal import HostOS
+internal import Machine
+internal import Machines
+
+extension ExportFormat: ExpressibleByArgument {}
+
+/// `roost export`.
+struct ExportCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "export", abstract: "Write a machine that doesn't run to one file.",
+        discussion: """
+            The archive (tar) holds the manifest, what the machine boots, and its disks, whole and compressed. An OVA \
+            package holds stream-optimized VMDK images and a descriptor for other programs; their firmware finds no boot \
+            loader on a disk that Roost boots by a kernel beside it.
+            """)
+
+    @OptionGroup var machine: MachineArgument
+
+    @Argument(help: "The file to write; one that ends in .ova becomes an OVA package.", completion: .file())
+    var path: String
+
+    @Option(help: "tar or ova.")
+    var format: ExportFormat?
+
+    @Flag(help: "Replace a file that is there.")
+    var replace = false
+
+    func run() throws {
+        var progress = ProgressLine()
+        defer { progress.finish() }
+        try machine.find().export(
+            to: path, format ?? (path.lowercased().hasSuffix(".ova") ? .ova : .tar), replacing: replace
+        ) { progress.show($0, $1, $2) }
+    }
+}
+
+/// `roost import`.
+struct ImportCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "import", abstract: "Make a machine of an exported one or of an OVA package.",
+        discussion: "It is a new machine, with a number and network addresses of its own; its name is printed.")
+
+    @Argument(help: "The file.", completion: .file(extensions: ["tar", "ova"]))
+    var path: String
+
+    @Option(help: "The machine's name (default: the package's).")
+    var name: String?
+
+    @Option(help: "A kernel, where the package has none.", completion: .file())
+    var kernel: String?
+
+    @Option(help: "Its initrd.", completion: .file())
+    var initrd: String?
+
+    @Option(help: "Its command line.")
+    var append: String?
+
+    func validate() throws {
+        if kernel == nil, initrd != nil || append != nil {
+            throw ValidationError("--initrd and --append belong to --kernel")
+        }
+    }
+
+    func run() throws {
+        let boot = kernel.map {
+            BootSource(
+                kernel: PrivateFolder.absolute($0), initrd: initrd.map(PrivateFolder.absolute), commandLine: append)
+        }
+        var progress = ProgressLine()
+        let machine = try MachineStore.standard.importMachine(path, as: name, boot: boot) { progress.show($0, $1, $2) }
+        progress.finish()
+        print(machine.name)
+    }
+}

@@ -1,0 +1,107 @@
+// `roost set`, `roost rename`, `roost delete`: changes to machines that are kept.
+internal import ArgumentParser
+internal import HostOS
+internal import Machine
+internal import Machines
+internal import Storage
+
+/// `roost set`.
+struct SetCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "set", abstract: "Change what a machine is made of.",
+        discussion: "The balloon can be set while the machine runs, the rest when it doesn't.")
+
+    @OptionGroup var machine: MachineArgument
+
+    @Option(help: "Number of processors.")
+    var cpus: Int?
+
+    @Option(help: "Memory: bytes, or a number with K, M or G.")
+    var memory: MemorySize?
+
+    @Option(help: "Memory that the guest is asked to give back; at once if it runs.")
+    var balloon: MemorySize?
+
+    @Option(help: "What runs the processor.")
+    var engine: EngineKind?
+
+    @Option(help: "Requests a second of every disk; 0: no limit.")
+    var diskIops: UInt64?
+
+    @Option(help: "Bytes a second of every disk; 0: no limit.")
+    var diskBps: MemorySize?
+
+    func validate() throws {
+        if let cpus, !(1...64 ~= cpus) { throw ValidationError("there can be 1 to 64 processors") }
+        if let memory, memory.bytes < 1 << 20 || memory.bytes % 4096 != 0 {
+            throw ValidationError("memory is at least 1M, and a multiple of 4K")
+        }
+        let isChange =
+            cpus != nil || memory != nil || balloon != nil || engine != nil || diskIops != nil || diskBps != nil
+        if !isChange { throw ValidationError("nothing to change; see 'roost set --help'") }
+    }
+
+    func run() throws {
+        let stored = try machine.find()
+        if stored.isRunning, let balloon, cpus == nil, memory == nil, engine == nil, diskIops == nil, diskBps == nil {
+            let parameters = ByteCountParameters(bytes: balloon.bytes)
+            return _ = try stored.control().call(MachineRequest.balloon, parameters) as NoParameters
+        }
+        try stored.change { machine in
+            if let cpus { machine.processors = cpus }
+            if let memory { machine.memory = memory.bytes }
+            if let balloon { machine.balloon = balloon.bytes }
+            if let engine { machine.engine = engine }
+            for index in machine.disks.indices {
+                if let diskIops { machine.disks[index].options.limits.operations = diskIops }
+                if let diskBps { machine.disks[index].options.limits.bytes = diskBps.bytes }
+            }
+        }
+    }
+}
+
+/// `roost rename`.
+struct RenameCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "rename", abstract: "Give a machine that doesn't run another name.")
+
+    @OptionGroup var machine: MachineArgument
+
+    @Argument(help: "The new name.")
+    var to: String
+
+    func run() throws { _ = try MachineStore.standard.rename(try machine.find(), to: to) }
+}
+
+/// `roost delete`.
+struct DeleteCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "delete", abstract: "Delete machines with their disks.", aliases: ["rm"])
+
+    @Argument(help: "The machines' names.", completion: MachineNames.completion)
+    var names: [String]
+
+    @Flag(name: .shortAndLong, help: "Don't ask.")
+    var yes = false
+
+    @Flag(help: "End those that run first.")
+    var force = false
+
+    func run() throws {
+        let store = MachineStore.standard
+        let machines = try names.map { try store.find($0) }
+        for machine in machines where machine.isRunning && !force {
+            throw MachinesError(
+                .running, "machine '\(machine.name)' runs; `roost stop \(machine.name)` stops it, --force ends it")
+        }
+        try Confirmation.require("Delete \(names.joined(separator: ", ")) with all their disks hold?", yes: yes)
+        for machine in machines {
+            if machine.isRunning {
+                try? machine.control().call(MachineRequest.end)
+                _ = machine.hasStopped(within: 10)
+            }
+            // One that ran with --rm is gone by now.
+            if FileDescriptor.exists(machine.folder) { try store.delete(machine) }
+        }
+    }
+}

@@ -1,0 +1,289 @@
+// Machines that are kept: real processes, guests of a few instructions.
+import Foundation
+import Glibc
+import HostOS
+import Testing
+
+/// A store and a runtime folder of its own; machines that still run at the end are killed.
+final class MachineHome {
+    let folder: String
+    let environment: [String: String]
+
+    init() throws {
+        folder = "/tmp/roost-home-\(UUID().uuidString.prefix(8))"
+        environment = ["ROOST_HOME": folder + "/data", "XDG_RUNTIME_DIR": folder + "/run"]
+        for path in [folder, folder + "/data", folder + "/run"] {
+            try FileManager.default.createDirectory(
+                atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+        }
+    }
+
+    deinit {
+        for row in (try? list()) ?? [] where row["status"] as? String == "running" {
+            _ = try? roost("kill", row["name"] as? String ?? "")
+        }
+        try? FileManager.default.removeItem(atPath: folder)
+    }
+
+    /// Runs `roost`.
+    func roost(_ arguments: String..., input: Data? = nil) throws -> RoostRun {
+        try RoostRun(arguments, input: input, environment: environment)
+    }
+
+    /// Runs `roost`, which must end with 0; returns what it printed.
+    @discardableResult
+    func succeed(_ arguments: String..., input: Data? = nil) throws -> String {
+        let run = try RoostRun(arguments, input: input, environment: environment)
+        #expect(run.status == 0, "\(arguments): \(run.error)")
+        return run.output
+    }
+
+    /// Runs `roost`, which must fail with a status and one line of these words.
+    func fail(_ arguments: String..., status: Int32, _ words: String) throws {
+        let run = try RoostRun(arguments, environment: environment)
+        #expect(run.status == status, "\(arguments): \(run.error)")
+        #expect(run.error.contains(words), "\(arguments): \(run.error)")
+    }
+
+    /// Writes a guest's code to a Multiboot image.
+    func kernel(_ code: [UInt8], _ name: String = "kernel") throws -> String {
+        let path = folder + "/" + name
+        try Data(TinyGuest.multiboot(code)).write(to: URL(fileURLWithPath: path))
+        return path
+    }
+
+    /// Starts a machine in the background.
+    func start(_ name: String, _ kernel: String, _ options: String...) throws {
+        let run = try RoostRun(
+            [
+                "run", "-d", "--name", name, "--kernel", kernel, "--net", "none", "--memory", "32M", "--engine",
+                "translator",
+            ]
+                + options, environment: environment)
+        #expect(run.status == 0, "\(run.error)")
+        #expect(run.output == name + "\n")
+    }
+
+    func list() throws -> [[String: Any]] {
+        let text = try roost("list", "--format", "json").output
+        return try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [[String: Any]] ?? []
+    }
+
+    func status(_ name: String) throws -> String? {
+        try list().first { $0["name"] as? String == name }?["status"] as? String
+    }
+
+    func info(_ name: String) throws -> [String: Any] {
+        try #require(
+            try JSONSerialization.jsonObject(with: Data(try succeed("info", name, "--json").utf8)) as? [String: Any])
+    }
+
+    func events(_ name: String) throws -> [String] {
+        try succeed("events", name).split(separator: "\n").compactMap {
+            (try JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any])?["event"] as? String
+        }
+    }
+
+    /// Where the machine's process listens.
+    func socket() throws -> String {
+        let folder = folder + "/run/roost"
+        return folder + "/" + (try #require(try FileManager.default.contentsOfDirectory(atPath: folder).first))
+    }
+
+    /// Waits until something is so.
+    static func eventually(_ seconds: Double = 20, _ condition: () throws -> Bool) rethrows -> Bool {
+        let deadline = Date().addingTimeInterval(seconds)
+        while Date() < deadline {
+            if try condition() { return true }
+            usleep(20_000)
+        }
+        return try condition()
+    }
+}
+
+@Suite("Machines that are kept", .enabled("needs the built command") { TerminalSession.roost != nil })
+struct KeptMachineTests {
+    /// Echoes what comes on the serial port, for ever.
+    static let echo: [UInt8] = [
+        0x66, 0xBA, 0xFD, 0x03, 0xEC, 0xA8, 0x01, 0x74, 0xF7, 0x66, 0xBA, 0xF8, 0x03, 0xEC, 0xEE, 0xEB, 0xEF,
+    ]
+    /// Waits for the power button (PM1_STS bit 8) and switches off.
+    static let obedient: [UInt8] =
+        [0x66, 0xBA, 0x00, 0x06, 0x66, 0xED, 0xF6, 0xC4, 0x01, 0x74, 0xF5] + TinyGuest.powerOff
+
+    @Test("A machine runs in the background, is listed, stopped by its power button, started again, deleted")
+    func life() throws {
+        let home = try MachineHome()
+        try home.start("one", try home.kernel(TinyGuest.say("up") + Self.obedient))
+        #expect(try home.status("one") == "running")
+        #expect(try home.succeed("list", "-q") == "one\n")
+        try home.fail("start", "one", status: 94, "runs already")
+        try home.fail("delete", "one", "--yes", status: 94, "roost stop one")
+        try home.fail("rename", "one", "two", status: 94, "roost stop one")
+        try home.succeed("stop", "one")
+        #expect(try home.status("one") == "stopped")
+        #expect(try home.events("one") == ["started", "powerButton", "ended"])
+        #expect(try home.succeed("logs", "one") == "up")
+        try home.fail("stop", "one", status: 94, "roost start one")
+        try home.succeed("rename", "one", "two")
+        try home.fail("info", "one", status: 94, "there is two")
+        #expect(try home.succeed("start", "two") == "two\n")
+        #expect(try home.status("two") == "running")
+        try home.succeed("stop", "two")
+        #expect(try home.succeed("logs", "two", "--lines", "1") == "upup")
+        try home.fail("delete", "two", status: 64, "--yes")
+        try home.succeed("delete", "two", "--yes")
+        #expect(try home.list().isEmpty)
+        #expect(try FileManager.default.contentsOfDirectory(atPath: home.folder + "/data/machines").isEmpty)
+        #expect(try FileManager.default.contentsOfDirectory(atPath: home.folder + "/run/roost").isEmpty)
+    }
+
+    @Test("The console is attached to by several, shows what came before, and takes input byte for byte")
+    func console() throws {
+        let home = try MachineHome()
+        try home.start("echo", try home.kernel(TinyGuest.say("ready") + Self.echo))
+        let first = try TerminalSession(["console", "echo"], environment: home.environment)
+        #expect(first.expect("ready", seconds: 30) != nil)
+        let second = try TerminalSession(["console", "echo"], environment: home.environment)
+        #expect(second.expect("ready", seconds: 30) != nil)
+        for _ in 0..<100 where !first.isRaw { usleep(10_000) }
+        first.send(Array("from-one".utf8) + [3])
+        #expect(first.expect("from-one\u{3}", seconds: 30) != nil)
+        #expect(second.expect("from-one\u{3}", seconds: 30) != nil)
+        // Ctrl-A d leaves; the machine and the other stay.
+        first.send([1, 0x64])
+        #expect(first.wait(seconds: 30) == 0)
+        #expect(!first.isRaw)
+        second.send(Array("from-two".utf8))
+        #expect(second.expect("from-two", seconds: 30) != nil)
+        #expect(try home.status("echo") == "running")
+        // A pipe's input is lost nowhere, though the guest takes it byte by byte.
+        let text = (0..<4000).map { "line \($0)\n" }.joined()
+        let pipe = try RoostRun(
+            ["logs", "echo", "--lines", "0"], environment: home.environment)
+        #expect(pipe.status == 0)
+        let feeder = Process()
+        feeder.executableURL = URL(fileURLWithPath: try #require(TerminalSession.roost))
+        feeder.arguments = ["console", "echo", "--history", "0"]
+        feeder.environment = ProcessInfo.processInfo.environment.merging(home.environment) { $1 }
+        let input = Pipe()
+        feeder.standardInput = input
+        feeder.standardOutput = FileHandle.nullDevice
+        try feeder.run()
+        input.fileHandleForWriting.write(Data(text.utf8))
+        let isThere = try MachineHome.eventually(30) { try home.succeed("logs", "echo").hasSuffix(text) }
+        #expect(isThere)
+        feeder.terminate()
+        // The end of the machine is the end of those who watch.
+        try home.succeed("stop", "echo", "--force", "--timeout", "0")
+        #expect(second.wait(seconds: 30) == 0)
+        #expect(second.transcript.contains("has ended"))
+    }
+
+    @Test("A guest that ignores its power button goes on, and its last lines are shown; --force ends it")
+    func stubborn() throws {
+        let home = try MachineHome()
+        try home.start("stubborn", try home.kernel(TinyGuest.say("hello\nlast words\n") + Self.echo))
+        try home.fail("stop", "stubborn", "--timeout", "1", status: 94, "last words")
+        #expect(try home.status("stubborn") == "running")
+        try home.succeed("stop", "stubborn", "--timeout", "0", "--force")
+        #expect(try home.status("stubborn") == "stopped")
+    }
+
+    @Test("A process that is killed leaves a machine that is said to be killed, and starts again")
+    func killed() throws {
+        let home = try MachineHome()
+        try home.start("k", try home.kernel(TinyGuest.say("on") + Self.echo))
+        let run = try #require(try home.info("k")["latestRun"] as? [String: Any])
+        kill(Int32(try #require(run["process"] as? Int)), SIGKILL)
+        let isKilled = try MachineHome.eventually { try home.status("k") == "killed" }
+        #expect(isKilled)
+        try home.succeed("start", "k")
+        #expect(try home.status("k") == "running")
+        try home.succeed("kill", "k")
+        #expect(try home.status("k") == "killed")
+        try home.succeed("delete", "k", "--yes")
+    }
+
+    @Test("A reset starts the guest again")
+    func reset() throws {
+        let home = try MachineHome()
+        try home.start("r", try home.kernel(TinyGuest.say("R") + Self.echo))
+        try home.succeed("reset", "r")
+        let isReset = try MachineHome.eventually { try home.succeed("logs", "r") == "RR" }
+        #expect(isReset)
+        #expect(try home.events("r") == ["started", "reset"])
+    }
+
+    @Test("What can't be started is told as in the foreground, and leaves nothing behind")
+    func failures() throws {
+        let home = try MachineHome()
+        let kernel = try home.kernel(Self.echo)
+        try home.fail("run", "-d", "--name", "m", "--kernel", "/nonexistent", status: 66, "No such file")
+        try home.fail("run", "-d", "--kernel", kernel, "--disk", "/nonexistent", status: 68, "no such file")
+        try home.fail("run", "-d", "--name", "../m", "--kernel", kernel, status: 64, "cannot be a machine's name")
+        #expect(try home.list().isEmpty)
+        try home.start("m", kernel)
+        try home.fail("run", "-d", "--name", "m", "--kernel", kernel, status: 94, "already")
+        try home.fail("stop", "other", status: 94, "there is m")
+    }
+
+    @Test("A machine without a name gets one; --rm deletes it when it stops")
+    func nameless() throws {
+        let home = try MachineHome()
+        let kernel = try home.kernel(Self.obedient)
+        let run = try home.roost("run", "-d", "--rm", "--kernel", kernel, "--net", "none", "--memory", "32M")
+        #expect(run.status == 0, "\(run.error)")
+        let name = run.output.trimmingCharacters(in: .newlines)
+        #expect(try home.status(name) == "running")
+        try home.succeed("stop", name)
+        #expect(try home.list().isEmpty)
+    }
+
+    @Test("Clients that send garbage, too much or nothing, or never read, do a machine no harm")
+    func hostileClients() throws {
+        let home = try MachineHome()
+        try home.start("h", try home.kernel(TinyGuest.say("h") + Self.echo))
+        let path = try home.socket()
+        var mode = stat()
+        #expect(stat(path, &mode) == 0 && mode.st_mode & 0o777 == 0o600)
+        var kept: [LocalConnection] = []
+        let requests = [
+            "", "\n", "{}\n", "{\"version\":1}\n", "{\"version\":2,\"verb\":\"report\"}\n",
+            "{\"version\":1,\"verb\":\"nothing\"}\n", "{\"version\":1,\"verb\":\"balloon\"}\n",
+            "{\"version\":1,\"verb\":\"balloon\",\"parameters\":{\"bytes\":-1}}\n", "\u{0}\u{1}\u{2}\n",
+            String(repeating: "[", count: 60_000) + "\n", String(repeating: "x", count: 1 << 20),
+            "{\"version\":1,\"verb\":\"console\",\"parameters\":{\"bytes\":18446744073709551615}}\n",
+            "{\"version\":1,\"verb\":\"events\",\"parameters\":{}}\n",
+        ]
+        for request in requests {
+            let connection = try LocalConnection(to: path)
+            _ = connection.write(Array(request.utf8))
+            kept.append(connection)
+        }
+        #expect(try home.info("h")["running"] != nil)
+        for _ in 0..<100 { if let connection = try? LocalConnection(to: path) { kept.append(connection) } }
+        kept.removeAll()
+        let isBack = try MachineHome.eventually { try home.info("h")["running"] != nil }
+        #expect(isBack)
+        #expect(try home.status("h") == "running")
+    }
+
+    @Test("A manifest that is damaged or newer is refused with a reason, and its machine can be deleted")
+    func manifests() throws {
+        let home = try MachineHome()
+        try home.start("m", try home.kernel(Self.obedient))
+        try home.succeed("stop", "m")
+        let path = home.folder + "/data/machines/m/machine.json"
+        let text = try String(contentsOfFile: path, encoding: .utf8)
+        for (old, new, words) in [
+            ("\"version\" : 1", "\"version\" : 2", "newer"), ("\"kernel\"", "\"kernle\"", "kernel"),
+            ("translator", "warp", "engine"), ("{", "", "not a machine's manifest"),
+        ] {
+            try text.replacingOccurrences(of: old, with: new).write(toFile: path, atomically: true, encoding: .utf8)
+            try home.fail("start", "m", status: 94, words)
+            #expect(try home.status("m") == "damaged")
+        }
+        try home.succeed("delete", "m", "--yes")
+    }
+}
