@@ -34,3 +34,7 @@ void roost_open_standard_streams(void) {
 int roost_accept(int fd) { return accept4(fd, NULL, NULL, SOCK_CLOEXEC); }
 
 int roost_pipe(int ends[2]) { return pipe2(ends, O_CLOEXEC); }
+
+int roost_spawn_close_from(posix_spawn_file_actions_t *actions, int fd) {
+    return posix_spawn_file_actions_addclosefrom_np(actions, fd);
+}

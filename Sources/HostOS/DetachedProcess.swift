@@ -41,7 +41,7 @@ public enum DetachedProcess {
         posix_spawn_file_actions_adddup2(&actions, 1, 2)
         posix_spawn_file_actions_adddup2(&actions, input.rawValue, reportDescriptor)
         // What the starter's own starter left open is waited for by it: a pipe, a socket.
-        posix_spawn_file_actions_addclosefrom_np(&actions, reportDescriptor + 1)
+        _ = roost_spawn_close_from(&actions, reportDescriptor + 1)
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }

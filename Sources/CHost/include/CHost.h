@@ -11,6 +11,7 @@
 #include "vector.h"
 
 // Headers that the Swift overlay of glibc leaves out.
+#include <spawn.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
@@ -39,6 +40,7 @@ void roost_trim_heap(void);
 int64_t roost_random(void *buffer, size_t size);   // getrandom(2)
 int roost_accept(int fd);                          // accept4(2), close-on-exec
 int roost_pipe(int ends[2]);                       // pipe2(2), close-on-exec
+int roost_spawn_close_from(posix_spawn_file_actions_t *actions, int fd);  // of the child: this one and all above
 
 // Raw terminal mode, restored at exit, at signals that end the process, and after a stop; false if not a terminal of ours.
 int roost_terminal_raw(int fd);

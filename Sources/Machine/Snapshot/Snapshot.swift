@@ -1,7 +1,7 @@
 // A machine at one moment, in a folder. docs/snapshots.md describes the format.
 //
 //   snapshot.json   what it is of (SnapshotManifest)
-//   state.json      processors and devices (MachineState)
+//   state.json      processors and devices (SavedMachine)
 //   memory          RAM, sparse, as long as it
 //   memory.sums     a checksum for each page of it, 32 bits, little-endian; zero: the page is zero
 //   checksums       a line for each of the other files but memory: CRC-32C and name

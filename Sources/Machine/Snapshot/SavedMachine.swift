@@ -85,7 +85,7 @@ private struct ComponentStates: Codable {
 }
 
 /// The document.
-private struct MachineState: Codable {
+private struct SavedMachine: Codable {
     static let version = 1
 
     var version = Self.version
@@ -105,7 +105,7 @@ extension Machine {
         guard let pausedAt = pausedAt.withLock({ $0 }) else {
             throw MachineError(.state, "only a paused machine has a state to save")
         }
-        let state = MachineState(
+        let state = SavedMachine(
             time: door.now, processors: processors.map { $0.saveState(at: pausedAt) },
             components: ComponentStates(board.components))
         do {
@@ -121,10 +121,10 @@ extension Machine {
         do {
             let data = Data(bytes)
             let version = try JSONDecoder().decode(VersionOnly.self, from: data).version
-            guard version == MachineState.version else {
-                throw StateError("it has version \(version); this Roost reads version \(MachineState.version)")
+            guard version == SavedMachine.version else {
+                throw StateError("it has version \(version); this Roost reads version \(SavedMachine.version)")
             }
-            let state = try JSONDecoder().decode(MachineState.self, from: data)
+            let state = try JSONDecoder().decode(SavedMachine.self, from: data)
             guard state.processors.count == processors.count else {
                 throw StateError("it is of \(state.processors.count) processors, this machine has \(processors.count)")
             }
