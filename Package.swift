@@ -64,7 +64,7 @@ let package = Package(
             name: "Machine",
             dependencies: [
                 "CHost", "HostOS", "GuestMemory", "DeviceModel", "CPU", "KVM", "Devices", "Storage", "Network",
-                "CZydis",
+                "AgentProtocol", "CZydis",
                 .product(name: "Logging", package: "swift-log"),
             ]),
         .testTarget(
@@ -85,7 +85,9 @@ let package = Package(
         .testTarget(name: "ImagesTests", dependencies: ["Images", "HostOS"]),
 
         // Machines that are kept: their folders, their processes, their control sockets.
-        .target(name: "Machines", dependencies: ["HostOS", "Images", "Machine", "Storage"]),
+        .target(
+            name: "Machines",
+            dependencies: ["AgentClient", "AgentProtocol", "HostOS", "Images", "Machine", "Storage"]),
         .testTarget(name: "MachinesTests", dependencies: ["Machines", "Machine", "HostOS", "Images", "Storage"]),
 
         // The figures that Roost promises, measured.
@@ -103,7 +105,7 @@ let package = Package(
         .executableTarget(
             name: "roost",
             dependencies: [
-                "HostOS", "Machine", "Machines", "Images", "Storage",
+                "AgentClient", "AgentProtocol", "HostOS", "Machine", "Machines", "Images", "Storage",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ]),

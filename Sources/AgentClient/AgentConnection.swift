@@ -16,15 +16,18 @@ public struct AgentError: Error, CustomStringConvertible, Equatable, Sendable {
     }
 }
 
-/// A stream to the agent.
-public struct AgentConnection: ~Copyable {
+/// A stream to the agent, for one thread.
+public final class AgentConnection {
     let stream: FileDescriptor
     var parser = MessageParser()
 
-    /// Takes a stream to `agentPort` over; waits for the agent's greeting.
-    public init(_ stream: consuming FileDescriptor, milliseconds: Int32 = 10000) throws(AgentError) {
+    /// Takes a stream to `agentPort` over, of which `received` has been read; waits for the agent's greeting.
+    public init(
+        _ stream: consuming FileDescriptor, received: [UInt8] = [], milliseconds: Int32 = 10000
+    ) throws(AgentError) {
         stream.setNonBlocking()
         self.stream = stream
+        parser.append(received)
         guard case .hello(let version) = try receive(milliseconds: milliseconds) else {
             throw AgentError("the guest's agent speaks another language")
         }
@@ -35,7 +38,7 @@ public struct AgentConnection: ~Copyable {
 
     /// Has the agent do one thing; what it answers.
     @discardableResult
-    public mutating func perform(_ message: AgentMessage, milliseconds: Int32 = 10000) throws(AgentError) -> [String] {
+    public func perform(_ message: AgentMessage, milliseconds: Int32 = 10000) throws(AgentError) -> [String] {
         try send(message)
         switch try receive(milliseconds: milliseconds) {
         case .done(let texts): return texts
@@ -45,7 +48,7 @@ public struct AgentConnection: ~Copyable {
     }
 
     /// Sends a message, waiting for room.
-    mutating func send(_ message: AgentMessage) throws(AgentError) {
+    func send(_ message: AgentMessage) throws(AgentError) {
         var rest = message.bytes[...]
         while !rest.isEmpty {
             do throws(HostError) {
@@ -59,7 +62,7 @@ public struct AgentConnection: ~Copyable {
         }
     }
 
-    private mutating func receive(milliseconds: Int32) throws(AgentError) -> AgentMessage {
+    private func receive(milliseconds: Int32) throws(AgentError) -> AgentMessage {
         while true {
             if let message = try nextMessage() { return message }
             var waiting = [Readiness(stream.rawValue)]
@@ -70,12 +73,12 @@ public struct AgentConnection: ~Copyable {
     }
 
     /// The next message that has come whole.
-    mutating func nextMessage() throws(AgentError) -> AgentMessage? {
+    func nextMessage() throws(AgentError) -> AgentMessage? {
         do throws(AgentProtocolError) { return try parser.next() } catch { throw AgentError(error.description) }
     }
 
     /// Takes what has come.
-    mutating func read() throws(AgentError) {
+    func read() throws(AgentError) {
         do throws(HostError) {
             guard let bytes = try FileDescriptor.readAvailable(stream.rawValue, limit: AgentMessage.piece) else {
                 return

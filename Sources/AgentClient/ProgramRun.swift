@@ -31,7 +31,7 @@ public struct ProgramStreams: Sendable {
 extension AgentConnection {
     /// Runs a program to its end, at most until `deadline` (nanoseconds of `HostClock.monotonic`); nil: it was still
     /// running then.
-    public mutating func run(
+    public func run(
         _ request: ProgramRequest, _ streams: ProgramStreams, deadline: UInt64 = .max
     ) throws(AgentError) -> ProgramEnd? {
         let signals: SignalWatch

@@ -170,6 +170,19 @@ public final class LocalConnection: Sendable {
             isGone: found & (POLLHUP | POLLERR) != 0)
     }
 
+    /// Another descriptor of the connection, for who goes on with it; what `takeReceived` returns comes first.
+    public func duplicate() throws(HostError) -> FileDescriptor {
+        FileDescriptor(owning: try retrying("duplicate a socket") { fcntl(descriptor.rawValue, F_DUPFD_CLOEXEC, 3) })
+    }
+
+    /// What was read and not asked for yet.
+    public func takeReceived() -> [UInt8] {
+        pending.withLock { pending in
+            defer { pending = [] }
+            return pending
+        }
+    }
+
     /// Says that nothing more is written.
     public func finishWriting() { shutdown(descriptor.rawValue, Int32(SHUT_WR)) }
 

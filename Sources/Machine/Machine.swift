@@ -76,7 +76,7 @@ public final class Machine: Sendable {
         }
         if let snapshot = configuration.snapshot { try restore(snapshot, choice) } else { try start(try load()) }
         HostMemory.trimHeap()
-        if let note = choice.note { Terminal.note("roost: \(note)") }
+        if let note = choice.note, configuration.showsNotes { Terminal.note("roost: \(note)") }
     }
 
     /// Puts all processors into the state after power-on.

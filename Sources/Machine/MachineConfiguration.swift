@@ -69,6 +69,8 @@ public struct MachineConfiguration: Sendable {
     public var sockets: VsockConfiguration?
     /// The console.
     public var console = ConsoleChoice.standard
+    /// Whether what the user should know is said on the terminal.
+    public var showsNotes = true
     /// Where the machine goes on from instead of booting.
     public var snapshot: Snapshot?
     /// The file that keeps what the console shows.
@@ -113,6 +115,8 @@ public struct MachineError: Error, CustomStringConvertible, Sendable, Equatable 
         public static let port = Code("port")
         /// The console.
         public static let console = Code("console")
+        /// The agent in the guest.
+        public static let agent = Code("agent")
         /// The machine has ended.
         public static let ended = Code("ended")
         /// A saved state that doesn't fit.

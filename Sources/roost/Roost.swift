@@ -1,4 +1,5 @@
 // The command `roost`: its subcommands, and how its errors become one line and an exit status.
+internal import AgentClient
 internal import ArgumentParser
 internal import Foundation
 internal import HostOS
@@ -12,7 +13,8 @@ struct Roost: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Virtual machines for x86-64 Linux hosts.", version: "roost 0.1",
         subcommands: [
-            RunCommand.self, StartCommand.self, StopCommand.self, KillCommand.self, PauseCommand.self,
+            RunCommand.self, ExecCommand.self, ShellCommand.self, StartCommand.self, StopCommand.self, KillCommand.self,
+            PauseCommand.self,
             ResumeCommand.self, ResetCommand.self,
             ConsoleCommand.self, LogsCommand.self, EventsCommand.self, ListCommand.self, InfoCommand.self,
             TopCommand.self, SetCommand.self, ForwardCommand.self, RenameCommand.self, DeleteCommand.self,
@@ -87,6 +89,9 @@ struct ExitStatus: Error {
         case let error as MachinesError:
             self.init(code: error.code == .badRequest ? Self.usage : Self.machine, message: error.description)
         case let failure as StartFailure: self.init(code: failure.status, message: failure.description)
+        case let error as AgentError:
+            // As a shell: there is no such program, or it can't be run.
+            self.init(code: error.errno == 0 ? Self.machine : error.errno == 2 ? 127 : 126, message: error.description)
         case let error as HostError: self.init(code: Self.host, message: error.description)
         default: return nil
         }

@@ -139,7 +139,7 @@ struct DebianOverlay {
         ln -sf fd/2 /dev/stderr
         dmesg -n warn
         hostname -F /etc/hostname
-        modprobe -q -a virtio_net virtio_rng virtio_console virtio_balloon button evdev
+        modprobe -q -a virtio_net virtio_rng virtio_console virtio_balloon vmw_vsock_virtio_transport button evdev
         busybox acpid -l /dev/null
         ip link set lo up
         if [ -e /sys/class/net/eth0 ]; then
@@ -243,7 +243,7 @@ struct DebianOverlay {
                 .link("/lib/systemd/system/systemd-resolved.service")
             ),
             ("/etc/resolv.conf", .link("/run/systemd/resolve/stub-resolv.conf")),
-            ("/etc/modules-load.d/roost.conf", .file("virtio_net\nvirtio_rng", mode: 0o644)),
+            ("/etc/modules-load.d/roost.conf", .file("virtio_net\nvirtio_rng\nvmw_vsock_virtio_transport", mode: 0o644)),
         ] + Self.masked.map { ("/etc/systemd/system/" + $0, .link("/dev/null")) }
     }
 }

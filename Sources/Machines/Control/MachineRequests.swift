@@ -43,6 +43,8 @@ public enum MachineRequest {
     public static let balloon = "balloon"
     /// Streams the console, from so many bytes back (`ByteCountParameters`); input goes to the guest.
     public static let console = "console"
+    /// Streams what the agent in the guest says, and takes what it is told (AgentProtocol).
+    public static let agent = "agent"
     /// Streams this run's events as JSON lines.
     public static let events = "events"
 
@@ -93,6 +95,10 @@ public enum MachineRequest {
                 return .stream { connection in
                     ControlStream.pump(reader, to: connection) { machine.console.type($0) }
                 }
+            },
+            agent: { _ in
+                let stream = SharedDescriptor(try machine.connectAgent())
+                return .stream { ControlStream.relay(stream, $0) }
             },
             self.events: { _ in
                 let reader = try events.lines.follow(from: .max)

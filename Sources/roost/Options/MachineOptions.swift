@@ -99,7 +99,7 @@ struct MachineOptions: ParsableArguments {
         configuration.disks = disk.map(\.value)
         configuration.clock = clock
         configuration.networks = try networks()
-        configuration.sockets = vsock?.value
+        configuration.sockets = vsock?.value ?? (clock == .host ? VsockConfiguration() : nil)
         configuration.debugExitPort = debugExit?.value
         configuration.hasTestDevice = testDevice
         configuration.rebootsOnReset = !noReboot

@@ -1,4 +1,6 @@
 // `roost run`: makes a machine of the options and runs it.
+internal import AgentClient
+internal import AgentProtocol
 internal import ArgumentParser
 internal import Foundation
 internal import HostOS
@@ -42,7 +44,13 @@ struct RunCommand: ParsableCommand {
     @Flag(help: "Print them as JSON.")
     var json = false
 
+    @OptionGroup var program: ProgramOptions
+
+    @Argument(parsing: .postTerminator, help: "A program to run in a throw-away machine of the image, after --.")
+    var command: [String] = []
+
     func run() throws {
+        if !command.isEmpty { return try runProgram() }
         let image = try machine.guestImage()
         let configuration = try machine.configuration(image)
         guard name != nil || detach || isTemporary else { return try runUnnamed(image, configuration) }
@@ -68,6 +76,30 @@ struct RunCommand: ParsableCommand {
             if !hasRun { try? store.delete(stored) }
             throw error
         }
+    }
+
+    /// Runs a program in a machine that goes when it has ended.
+    private func runProgram() throws {
+        guard let image = try machine.guestImage(), name == nil, !detach else {
+            throw ValidationError("a program after -- wants an image, and neither --name nor --detach")
+        }
+        var configuration = try machine.configuration(image)
+        // Code that nobody trusts has no network unless that is said.
+        if machine.net.isEmpty { configuration.networks = [] }
+        let request = try program.request(command)
+        Terminal.prepareStandardStreams()
+        var progress = ProgressLine()
+        let end = try ThrowAwayMachine.run(
+            request, image: image, configuration, seconds: program.timeout, streams: .standard
+        ) { stage, done, total in
+            if !stage.isEmpty { return progress.show(stage, done, total) }
+            progress.finish()
+            if request.terminal != nil { _ = Terminal.makeRaw(0) }
+        }
+        if end == .timedOut {
+            Terminal.note("roost: the program was ended after its \(program.timeout ?? 0) s, and its machine with it")
+        }
+        ProgramOptions.finish(end)
     }
 
     /// Runs a machine that nobody keeps; the image's disk keeps what the guest writes.
