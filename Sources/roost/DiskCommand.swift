@@ -234,16 +234,38 @@ struct DiskCommand: ParsableCommand {
     /// `roost disk snapshot`.
     struct Snapshot: ParsableCommand {
         static let configuration = CommandConfiguration(
-            abstract: "List the internal snapshots of a qcow2 image.",
+            abstract: "List, make, apply and delete the internal snapshots of a qcow2 image.",
             discussion: "One is read with 'roost disk convert --snapshot NAME' or '--disk FILE,internal=NAME'.")
 
         @Argument(help: "The image.")
         var path: String
 
+        @Option(help: ArgumentHelp("Keep the disk as it is now under a name.", valueName: "name"))
+        var create: String?
+
+        @Option(help: ArgumentHelp("Make the disk what it was; what it is now is lost.", valueName: "name"))
+        var apply: String?
+
+        @Option(help: ArgumentHelp("Forget a snapshot.", valueName: "name"))
+        var delete: String?
+
         @Flag(help: "Print JSON.")
         var json = false
 
         func run() throws {
+            guard [create, apply, delete].compactMap({ $0 }).count <= 1 else {
+                throw ValidationError("--create, --apply and --delete stand alone")
+            }
+            if create == nil && apply == nil && delete == nil { return try list() }
+            guard let image = try Disk.open(path) as? Qcow2Image else {
+                throw StorageError(.unsupported, "disk \(path): only qcow2 images have internal snapshots")
+            }
+            if let create { try image.createSnapshot(create) }
+            if let apply { try image.applySnapshot(apply) }
+            if let delete { try image.deleteSnapshot(delete) }
+        }
+
+        private func list() throws {
             let snapshots = try DiskReport(path).snapshots ?? []
             if json { return try DiskCommand.printJSON(snapshots) }
             for snapshot in snapshots {

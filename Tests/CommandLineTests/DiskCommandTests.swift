@@ -42,6 +42,13 @@ import Testing
         let check = try json(try disk("check", folder + "/d.qcow2", "--json"))
         #expect(check["corruptions"] as? Int == 0 && check["leaks"] as? Int == 0)
         #expect(try disk("snapshot", path).isEmpty)
+        try disk("snapshot", path, "--create", "before")
+        #expect(try disk("snapshot", path).hasSuffix("  before\n"))
+        try disk("snapshot", path, "--create", "before", status: 68)
+        try disk("snapshot", path, "--apply", "before")
+        try disk("snapshot", path, "--apply", "before", "--delete", "before", status: 64)
+        try disk("snapshot", path, "--delete", "before")
+        #expect(try disk("snapshot", path).isEmpty)
     }
 
     @Test("What can't be done is told in one line, with a status of its own kind")

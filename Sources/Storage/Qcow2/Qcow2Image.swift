@@ -144,6 +144,20 @@ public final class Qcow2Image: DiskImage {
         try volume.withLock { try Qcow2Snapshot.list($0.file, $0.header) }
     }
 
+    /// Keeps the disk as it is now under a name.
+    public func createSnapshot(_ name: String) throws { try volume.withLock { try $0.createSnapshot(name) } }
+
+    /// Makes the disk what it was when a snapshot was made; what it is now is lost.
+    public func applySnapshot(_ name: String) throws {
+        try volume.withLock { volume in
+            try volume.applySnapshot(name)
+            size.store(volume.byteCount, ordering: .releasing)
+        }
+    }
+
+    /// Forgets a snapshot.
+    public func deleteSnapshot(_ name: String) throws { try volume.withLock { try $0.deleteSnapshot(name) } }
+
     /// Compares all references with their counts; repairs them if asked.
     public func check(repairing: Bool = false) throws -> DiskCheck {
         try volume.withLock { repairing ? try $0.repair() : try $0.check() }

@@ -21,8 +21,57 @@ public struct Qcow2Snapshot: Sendable, Codable, Equatable {
 
     var l1Offset: UInt64
     var l1Entries: Int
+    /// The entry as it stands in the table; empty in one that isn't there yet.
+    private var entry: [UInt8] = []
+    private var nanoseconds: UInt32 = 0
 
     private enum CodingKeys: String, CodingKey { case id, name, seconds, stateBytes, diskSize, l1Offset, l1Entries }
+
+    /// One as the table has it.
+    private init(
+        id: String, name: String, seconds: UInt32, stateBytes: UInt64, diskSize: UInt64?, l1Offset: UInt64,
+        l1Entries: Int, entry: [UInt8]
+    ) {
+        self.id = id
+        self.name = name
+        self.seconds = seconds
+        self.stateBytes = stateBytes
+        self.diskSize = diskSize
+        self.l1Offset = l1Offset
+        self.l1Entries = l1Entries
+        self.entry = entry
+    }
+
+    /// One that is to be made, of a disk only.
+    init(
+        id: String, name: String, seconds: UInt32, nanoseconds: UInt32, diskSize: UInt64, l1Offset: UInt64,
+        l1Entries: Int
+    ) {
+        self.init(
+            id: id, name: name, seconds: seconds, stateBytes: 0, diskSize: diskSize, l1Offset: l1Offset,
+            l1Entries: l1Entries, entry: [])
+        self.nanoseconds = nanoseconds
+    }
+
+    /// The entry of the table, padded.
+    var encoded: [UInt8] {
+        var bytes = entry
+        if bytes.isEmpty {
+            bytes.appendBig(l1Offset)
+            bytes.appendBig(UInt32(l1Entries))
+            bytes.appendBig(UInt16(id.utf8.count))
+            bytes.appendBig(UInt16(name.utf8.count))
+            bytes.appendBig(seconds)
+            bytes.appendBig(nanoseconds)
+            bytes.appendBig(UInt64(0))
+            bytes.appendBig(UInt32(0))
+            bytes.appendBig(UInt32(16))
+            bytes.appendBig(stateBytes)
+            bytes.appendBig(diskSize ?? 0)
+            bytes += Array(id.utf8) + Array(name.utf8)
+        }
+        return bytes + [UInt8](repeating: 0, count: (8 - bytes.count % 8) % 8)
+    }
 
     /// Reads the table of snapshots.
     static func list(_ file: ImageFile, _ header: Qcow2Header) throws -> [Qcow2Snapshot] {
@@ -54,7 +103,7 @@ public struct Qcow2Snapshot: Sendable, Codable, Equatable {
                     stateBytes: extraCount >= 8
                         ? try rest.big(UInt64.self, 0) : UInt64(try fixed.big(UInt32.self, 0x20)),
                     diskSize: extraCount >= 16 ? try rest.big(UInt64.self, 8) : nil,
-                    l1Offset: offset, l1Entries: Int(entries)))
+                    l1Offset: offset, l1Entries: Int(entries), entry: fixed + rest))
             place += UInt64((40 + extraCount + idCount + nameCount + 7) & ~7)
             guard place - header.snapshotsOffset <= 16 << 20 else {
                 throw file.damaged("has a table of snapshots without end")

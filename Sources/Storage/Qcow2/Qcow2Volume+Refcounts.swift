@@ -56,18 +56,25 @@ extension Qcow2Volume {
     }
 
     private mutating func setCount(_ place: Int, _ index: Int, _ value: UInt64) {
-        let order = header.refcountOrder
+        let bits = 1 << header.refcountOrder
+        let range = index * bits / 8..<max(index * bits / 8 + 1, (index + 1) * bits / 8)
+        var bytes = Array(refcounts.slots[place].entries[range])
+        Self.set(&bytes, bits < 8 ? index % (8 / bits) : 0, value, order: header.refcountOrder)
+        for (step, byte) in bytes.enumerated() { refcounts[place, range.lowerBound + step] = byte }
+    }
+
+    /// Sets a count in the bytes of a block.
+    static func set(_ bytes: inout [UInt8], _ index: Int, _ value: UInt64, order: Int) {
         if order < 3 {
             let perByte = 8 >> order
             let shift = UInt8((index % perByte) << order)
-            let old = refcounts.slots[place].entries[index / perByte]
-            refcounts[place, index / perByte] =
-                old & ~(UInt8(truncatingIfNeeded: mostReferences) << shift) | UInt8(truncatingIfNeeded: value) << shift
+            let mask = UInt8((1 << (1 << order)) - 1) << shift
+            bytes[index / perByte] = bytes[index / perByte] & ~mask | UInt8(truncatingIfNeeded: value) << shift & mask
             return
         }
-        let bytes = 1 << (order - 3)
-        for byte in 0..<bytes {
-            refcounts[place, index * bytes + byte] = UInt8(truncatingIfNeeded: value >> UInt64(8 * (bytes - 1 - byte)))
+        let count = 1 << (order - 3)
+        for byte in 0..<count {
+            bytes[index * count + byte] = UInt8(truncatingIfNeeded: value >> UInt64(8 * (count - 1 - byte)))
         }
     }
 
