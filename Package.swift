@@ -24,6 +24,8 @@ let package = Package(
             name: "CZlib", providers: [.apt(["zlib1g-dev"])]),
         .systemLibrary(
             name: "CZstd", providers: [.apt(["libzstd-dev"])]),
+        .systemLibrary(
+            name: "CNBD", providers: [.apt(["libnbd-dev"])]),
 
         // Typed Linux.
         .target(name: "HostOS", dependencies: ["CHost"]),
@@ -54,7 +56,7 @@ let package = Package(
         .testTarget(name: "DevicesTests", dependencies: ["Devices", "MachineTesting"]),
 
         // What stands behind devices.
-        .target(name: "Storage", dependencies: ["HostOS", "CZlib", "CZstd"]),
+        .target(name: "Storage", dependencies: ["HostOS", "CNBD", "CZlib", "CZstd"]),
         .testTarget(name: "StorageTests", dependencies: ["Storage"]),
         .target(name: "Network", dependencies: ["CSlirp", "HostOS"]),
         .testTarget(name: "NetworkTests", dependencies: ["Network"]),
@@ -69,7 +71,7 @@ let package = Package(
             ]),
         .testTarget(
             name: "MachineTests",
-            dependencies: ["Machine", "MachineTesting", "CHost", "CPU", "Devices", "GuestMemory", "Images"]),
+            dependencies: ["Machine", "MachineTesting", "CHost", "CPU", "Devices", "GuestMemory", "Images", "Storage"]),
 
         // The program in guests that runs what the host wants run: static, for it has to run in any Linux.
         .target(name: "AgentProtocol"),
@@ -117,7 +119,8 @@ let package = Package(
 /// Targets where every line would say `unsafe`: there each file's header states the invariants instead.
 let trustedCore: Set<String> = ["CPU", "GuestMemory", "HostOS", "KVM", "roost-agent", "roost-bench"]
 
-for target in package.targets where target.type != .system && !target.name.hasPrefix("CHost") && target.name != "CAgent" {
+for target in package.targets where target.type != .system && !target.name.hasPrefix("CHost") && target.name != "CAgent"
+{
     var settings: [SwiftSetting] = [
         .treatAllWarnings(as: .error),
         .enableUpcomingFeature("ExistentialAny"),

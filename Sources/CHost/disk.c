@@ -50,4 +50,6 @@ int roost_block_zero(int fd, uint64_t offset, uint64_t length) {
     return ioctl(fd, BLKZEROOUT, range);
 }
 
+int roost_direct_flag(void) { return O_DIRECT; }
+
 int roost_rename_new(const char *from, const char *to) { return renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE); }

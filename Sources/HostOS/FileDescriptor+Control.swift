@@ -78,6 +78,12 @@ public enum HostErrorNumber {
     public static var connectionRefused: Int32 { ECONNREFUSED }
     /// Already there.
     public static var exists: Int32 { EEXIST }
+    /// An argument that makes no sense.
+    public static var invalid: Int32 { EINVAL }
+    /// The device failed.
+    public static var ioError: Int32 { EIO }
+    /// No room, for whatever reason: the device, a quota, a limit on the length of files.
+    public static var noRoom: [Int32] { [ENOSPC, EDQUOT, EFBIG] }
 }
 
 /// One thread that others pull out of a blocking system call.

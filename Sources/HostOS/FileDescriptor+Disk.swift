@@ -23,9 +23,14 @@ public enum DiskAccess: Sendable, Equatable {
 }
 
 extension FileDescriptor {
-    /// Opens a file or block device as a disk.
-    public static func openDisk(_ path: String, _ access: DiskAccess) throws(HostError) -> FileDescriptor {
-        try open(path, (access == .readOnly ? O_RDONLY : O_RDWR) | O_NONBLOCK)
+    /// Opens a file or block device as a disk; `isDirect` goes past the host's cache (`O_DIRECT`).
+    public static func openDisk(
+        _ path: String, _ access: DiskAccess, isDirect: Bool = false
+    ) throws(HostError) -> FileDescriptor {
+        // A limit on the length of files is to be an error of the write, not the end of the process.
+        Glibc.signal(SIGXFSZ, SIG_IGN)
+        let flags = (access == .readOnly ? O_RDONLY : O_RDWR) | O_NONBLOCK
+        return try open(path, flags | (isDirect ? roost_direct_flag() : 0))
     }
 
     /// What it is.

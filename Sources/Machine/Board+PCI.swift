@@ -4,7 +4,7 @@
 //   0     host bridge
 //   1…    virtio disks, in the order of the command line
 //   then  virtio network cards, in the order of the command line, entropy, balloon, console (hvc0, for output only),
-//         sockets
+//         sockets, the SCSI controller
 package import DeviceModel
 internal import Devices
 internal import GuestMemory
@@ -13,6 +13,7 @@ internal import Storage
 
 /// What the board's devices stand on, kept as long as the machine.
 package struct Backends: Sendable {
+    let disks: MachineDisks
     var ports: [NetworkPort] = []
     var balloon: VirtioBalloon?
     var sockets: VsockEndpoint?
@@ -21,15 +22,26 @@ package struct Backends: Sendable {
 extension Board {
     /// Makes the devices of a configuration and puts them on the bus.
     package func connect(_ configuration: MachineConfiguration, door: any Door) throws(MachineError) -> Backends {
-        var backends = Backends()
-        for (index, disk) in configuration.disks.enumerated() {
-            // Requests are done at once where time is virtual: they finish at the instruction that made them.
-            let worker: any Worker = configuration.clock == .virtual ? InlineWorker() : QueueWorker(name: "roost.block")
+        // Requests are done at once where time is virtual: they finish at the instruction that made them.
+        let isVirtual = configuration.clock == .virtual
+        let makeWorker: @Sendable () -> any Worker = {
+            isVirtual ? InlineWorker() : QueueWorker(name: "roost.disk")
+        }
+        var backends = Backends(disks: MachineDisks(door: door, traffic: traffic, makeWorker: makeWorker))
+        for disk in configuration.disks {
+            if disk.bus == .scsi {
+                _ = try backends.disks.attach(disk)
+                continue
+            }
+            let (name, backend) = try backends.disks.openVirtio(disk)
+            let count = backend.isConcurrent && !isVirtual ? Self.diskThreads : 1
             try add(
                 VirtioBlock(
-                    backend: try DiskBackend.open(disk, traffic), door: door, identifier: "disk\(index)", worker: worker
-                ))
+                    backend: backend, door: door, identifier: name,
+                    queues: disk.queues ?? min(configuration.processors, Self.mostDiskQueues),
+                    workers: (0..<count).map { _ in makeWorker() }))
         }
+        for path in configuration.drives { _ = try backends.disks.addDrive(path) }
         backends.ports = try connectNetworks(configuration, door: door)
         try add(VirtioEntropy(door: door))
         let balloon = VirtioBalloon(wanted: configuration.balloon)
@@ -37,8 +49,14 @@ extension Board {
         backends.balloon = balloon
         try add(VirtioConsole(door: door, output: output))
         backends.sockets = try connectSockets(configuration, door: door)
+        try add(backends.disks.controller)
         return backends
     }
+
+    /// Threads that serve a disk whose image several can use at once.
+    private static var diskThreads: Int { 4 }
+    /// Queues of a disk, unless the user says how many.
+    private static var mostDiskQueues: Int { 8 }
 
     func add(_ device: any VirtioDevice) throws(MachineError) {
         guard bridge.add(VirtioPCI(device: device, memory: memory)) != nil else {

@@ -4,61 +4,105 @@ internal import HostOS
 internal import Storage
 internal import Synchronization
 
+/// What becomes of a request that the host can't carry out.
+public enum DiskErrorPolicy: String, Sendable, CaseIterable {
+    /// The guest gets an error.
+    case report
+    /// The request is held, and tried again every second until it works.
+    case pause
+}
+
 /// An open image behind a block device.
 final class DiskBackend: BlockBackend {
-    private let image: any DiskImage
+    let image: any DiskImage
+    let writesThrough: Bool
     private let traffic: Traffic
+    private let policy: DiskErrorPolicy
+    private let throttle: DiskThrottle?
+    private let isClosing = Atomic(false)
+    /// Requests that wait for better times.
+    private let waiting = Atomic<Int>(0)
 
-    private init(_ image: any DiskImage, _ traffic: Traffic) {
+    private init(_ image: any DiskImage, _ disk: DiskConfiguration, _ traffic: Traffic) {
         self.image = image
         self.traffic = traffic
+        writesThrough = disk.options.cache == .writethrough
+        policy = disk.errorPolicy
+        throttle = DiskThrottle(disk.limits)
     }
+
+    /// Whether several threads gain from using it at once.
+    var isConcurrent: Bool { image is RawImage || (image as? NBDImage)?.allowsSeveral == true }
 
     var byteCount: UInt64 { image.byteCount }
     var isReadOnly: Bool { image.isReadOnly }
 
     func read(at offset: UInt64, count: Int) throws -> [UInt8] {
         traffic.addDiskRead(count)
-        return try image.read(at: offset, count: count)
+        throttle?.wait(UInt64(count))
+        return try carryOut { try image.read(at: offset, count: count) }
     }
+
     func write(_ bytes: [UInt8], at offset: UInt64) throws {
         traffic.addDiskWritten(bytes.count)
-        try image.write(bytes, at: offset)
+        throttle?.wait(UInt64(bytes.count))
+        try carryOut { try image.write(bytes, at: offset) }
     }
-    func flush() throws { try image.flush() }
-    func discard(at offset: UInt64, length: UInt64) throws { try image.discard(at: offset, length: length) }
+
+    func flush() throws { try carryOut { try image.flush() } }
+
+    func discard(at offset: UInt64, length: UInt64) throws {
+        throttle?.wait(0)
+        try carryOut { try image.discard(at: offset, length: length) }
+    }
+
     func writeZeroes(at offset: UInt64, length: UInt64, mayUnmap: Bool) throws {
-        try image.writeZeroes(at: offset, length: length, mayUnmap: mayUnmap)
+        throttle?.wait(0)
+        try carryOut { try image.writeZeroes(at: offset, length: length, mayUnmap: mayUnmap) }
     }
+
+    /// Does what the guest asked for, again and again if the host has no room or its disk fails and the user wants to wait
+    /// for better times.
+    private func carryOut<Result>(_ body: () throws -> Result) throws -> Result {
+        var isWaiting = false
+        defer { if isWaiting { waiting.subtract(1, ordering: .relaxed) } }
+        while true {
+            do { return try body() } catch let error as HostError {
+                let isFull = HostErrorNumber.noRoom.contains(error.errno)
+                guard policy == .pause, isFull || error.errno == HostErrorNumber.ioError,
+                    !isClosing.load(ordering: .relaxed)
+                else { throw isFull ? BlockError.noRoom : error }
+                if !isWaiting, waiting.add(1, ordering: .relaxed).oldValue == 0 {
+                    Terminal.note("roost: disk \(image.path): \(error.reason); the guest waits until it can go on")
+                }
+                isWaiting = true
+                waitASecond()
+            }
+        }
+    }
+
+    private func waitASecond() {
+        for _ in 0..<20 where !isClosing.load(ordering: .relaxed) { HostClock.sleep(nanoseconds: 50_000_000) }
+    }
+
+    /// Has requests that wait for better times fail.
+    func stopWaiting() { isClosing.store(true, ordering: .relaxed) }
 
     /// Opens a disk's image; what the user should know about it is said on the terminal.
     static func open(_ disk: DiskConfiguration, _ traffic: Traffic) throws(MachineError) -> DiskBackend {
         do {
             let image = try Disk.open(disk.path, disk.options)
             if let note = image.note { Terminal.note("roost: \(note)") }
-            OpenDisks.add(image)
-            return DiskBackend(image, traffic)
+            return DiskBackend(image, disk, traffic)
         } catch {
             throw MachineError(error.code == .inUse ? .diskInUse : .disk, error.description)
         }
     }
-}
 
-/// The images that this process has open, so that an orderly end writes what they keep in memory.
-public enum OpenDisks {
-    private struct Entry: Sendable {
-        weak var image: (any DiskImage)?
-    }
-
-    private static let entries = Mutex<[Entry]>([])
-
-    fileprivate static func add(_ image: any DiskImage) { entries.withLock { $0.append(Entry(image: image)) } }
-
-    /// Brings everything written to the files; says what fails.
-    public static func flush() {
-        for entry in entries.withLock({ $0 }) {
-            guard let image = entry.image, !image.isReadOnly else { continue }
-            do { try image.flush() } catch { Terminal.note("roost: disk \(image.path): \(error)") }
-        }
+    /// Brings everything written to the file; says on the terminal if that fails.
+    func close() {
+        stopWaiting()
+        guard !image.isReadOnly else { return }
+        do { try image.flush() } catch { Terminal.note("roost: disk \(image.path): \(error)") }
     }
 }

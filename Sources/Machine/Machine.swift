@@ -155,6 +155,7 @@ public final class Machine: Sendable {
         }
         for port in backends.ports { port.stop() }
         backends.sockets?.stop()
+        backends.disks.close()
         console.finish()
         activity.note(.ended)
         Terminal.restore()

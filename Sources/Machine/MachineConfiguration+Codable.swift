@@ -54,6 +54,7 @@ extension MachineConfiguration: Codable {
         try container.take("codeCache", into: &codeCache)
         try container.take("balloon", into: &balloon)
         try container.take("disks", into: &disks)
+        try container.take("drives", into: &drives)
         networks = []
         try container.take("networks", into: &networks)
         sockets = try container.decodeIfPresent(VsockConfiguration.self, forKey: FieldName("sockets"))
@@ -76,6 +77,7 @@ extension MachineConfiguration: Codable {
         try container.put("codeCache", codeCache, unless: usual.codeCache)
         try container.put("balloon", balloon, unless: 0)
         try container.put("disks", disks)
+        try container.put("drives", drives, unless: [])
         try container.put("networks", networks)
         try container.put("sockets", ifAny: sockets)
         try container.put("debugExitPort", ifAny: debugExitPort)
@@ -93,8 +95,13 @@ extension DiskConfiguration: Codable {
         try container.take("temporary", into: &options.isTemporary)
         options.format = try container.decodeIfPresent(DiskFormat.self, forKey: FieldName("format"))
         options.snapshot = try container.decodeIfPresent(String.self, forKey: FieldName("internalSnapshot"))
-        try container.take("operationsPerSecond", into: &options.limits.operations)
-        try container.take("bytesPerSecond", into: &options.limits.bytes)
+        try container.take("operationsPerSecond", into: &limits.operations)
+        try container.take("bytesPerSecond", into: &limits.bytes)
+        try container.take("bus", named: &bus)
+        try container.take("cache", named: &options.cache)
+        try container.take("onError", named: &errorPolicy)
+        queues = try container.decodeIfPresent(Int.self, forKey: FieldName("queues"))
+        if let count = queues, !(1...32 ~= count) { throw container.unknown("queues", "\(count)") }
     }
 
     /// Writes the path, and what isn't usual.
@@ -105,8 +112,12 @@ extension DiskConfiguration: Codable {
         try container.put("temporary", options.isTemporary, unless: false)
         try container.put("format", ifAny: options.format)
         try container.put("internalSnapshot", ifAny: options.snapshot)
-        try container.put("operationsPerSecond", options.limits.operations, unless: 0)
-        try container.put("bytesPerSecond", options.limits.bytes, unless: 0)
+        try container.put("operationsPerSecond", limits.operations, unless: 0)
+        try container.put("bytesPerSecond", limits.bytes, unless: 0)
+        try container.put("bus", bus.rawValue, unless: DiskBus.virtio.rawValue)
+        try container.put("cache", options.cache.rawValue, unless: CacheMode.writeback.rawValue)
+        try container.put("onError", errorPolicy.rawValue, unless: DiskErrorPolicy.report.rawValue)
+        try container.put("queues", ifAny: queues)
     }
 }
 

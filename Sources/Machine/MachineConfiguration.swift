@@ -29,11 +29,20 @@ public struct DiskConfiguration: Sendable, Equatable {
     public var path: String
     /// How it is opened.
     public var options: DiskOptions
+    /// What it is connected to.
+    public var bus: DiskBus
+    /// How fast the guest may use it.
+    public var limits = DiskLimits()
+    /// What becomes of requests that the host can't carry out.
+    public var errorPolicy = DiskErrorPolicy.report
+    /// Queues of a virtio disk, 1 to 32; nil is one for each processor, eight at most.
+    public var queues: Int?
 
     /// Names a disk.
-    public init(path: String, options: DiskOptions = DiskOptions()) {
+    public init(path: String, options: DiskOptions = DiskOptions(), bus: DiskBus = .virtio) {
         self.path = path
         self.options = options
+        self.bus = bus
     }
 }
 
@@ -63,6 +72,8 @@ public struct MachineConfiguration: Sendable {
     public var memory: UInt64 = 512 << 20
     /// Disks, in the order of their slots.
     public var disks: [DiskConfiguration] = []
+    /// CD-ROM drives on the SCSI controller: the image in each, or nil for an empty one.
+    public var drives: [String?] = []
     /// Network cards, in the order of their slots.
     public var networks = [NetworkConfiguration(.user(forwards: []))]
     /// Sockets between guest and host; nil: none.
@@ -109,6 +120,10 @@ public struct MachineError: Error, CustomStringConvertible, Sendable, Equatable 
         public static let disk = Code("disk")
         /// A disk that another process uses.
         public static let diskInUse = Code("diskInUse")
+        /// A name that no disk or drive has.
+        public static let noSuchDisk = Code("noSuchDisk")
+        /// A medium that the guest doesn't let go of.
+        public static let mediumLocked = Code("mediumLocked")
         /// The network.
         public static let network = Code("network")
         /// A host port that is taken.

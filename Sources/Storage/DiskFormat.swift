@@ -53,6 +53,18 @@ public enum Preallocation: String, Sendable, CaseIterable {
     case full
 }
 
+/// What the host's cache does for a disk, and what the guest's flushes are worth.
+public enum CacheMode: String, Sendable, CaseIterable {
+    /// Writes are in the host's cache, and durable after the guest's next flush.
+    case writeback
+    /// Every write is durable when it is done.
+    case writethrough
+    /// As writeback, past the host's cache.
+    case none
+    /// Flushes are ignored: what the guest wrote may be lost, in any order, if the host fails.
+    case unsafe
+}
+
 /// How an image is to be opened.
 public struct DiskOptions: Sendable, Equatable {
     /// Writes fail.
@@ -63,8 +75,8 @@ public struct DiskOptions: Sendable, Equatable {
     public var isTemporary: Bool
     /// An internal snapshot to open instead of the current content, by name or number; read-only.
     public var snapshot: String?
-    /// How fast it may be used.
-    public var limits = DiskLimits()
+    /// How the host's cache is used; for the image itself, not for its bases.
+    public var cache = CacheMode.writeback
 
     /// Options.
     public init(
@@ -87,17 +99,24 @@ public enum Disk {
         -> any DiskImage
     {
         try explaining(path) {
-            let image = try openUnlimited(path, options)
-            return options.limits == DiskLimits() ? image : LimitedImage(image, options.limits)
+            guard options.isTemporary else { return try openFirst(path, options, isBase: false) }
+            var base = options
+            base.isTemporary = false
+            base.isReadOnly = true
+            return try Qcow2Image.temporaryOverlay(of: try openFirst(path, base, isBase: true))
         }
     }
 
-    private static func openUnlimited(_ path: String, _ options: DiskOptions) throws -> any DiskImage {
-        guard options.isTemporary else { return try open(path, options, depth: 0, isBase: false) }
-        var base = options
-        base.isTemporary = false
-        base.isReadOnly = true
-        return try Qcow2Image.temporaryOverlay(of: try open(path, base, depth: 0, isBase: true))
+    /// Whether a path is a server's export and not a file.
+    public static func isOnServer(_ path: String) -> Bool { NBDImage.isURI(path) }
+
+    /// Opens what the user has named: a file, or an export of a server. What an image names is always a file.
+    private static func openFirst(_ path: String, _ options: DiskOptions, isBase: Bool) throws -> any DiskImage {
+        guard NBDImage.isURI(path) else { return try open(path, options, depth: 0, isBase: isBase) }
+        guard options.format ?? .raw == .raw, options.snapshot == nil else {
+            throw StorageError(.unsupported, "disk \(path): what a server exports is taken for a raw disk")
+        }
+        return try NBDImage(path, readOnly: options.isReadOnly, cache: options.cache)
     }
 
     /// Runs something that may fail in any way, so that it fails in one.
@@ -113,7 +132,8 @@ public enum Disk {
         guard depth < longestChain else {
             throw StorageError(.damaged, "disk \(path): more than \(longestChain) images are based on one another")
         }
-        let file = try ImageFile(path: path, readOnly: options.isReadOnly || options.snapshot != nil)
+        let file = try ImageFile(
+            path: path, readOnly: options.isReadOnly || options.snapshot != nil, cache: options.cache)
         var start = [UInt8](repeating: 0, count: 512)
         let got = try file.read(at: 0, into: &start, 0..<512)
         let format = options.format ?? DiskFormat.detect(Array(start[..<got]))

@@ -8,8 +8,11 @@ final class ImageFile: Sendable {
     let isReadOnly: Bool
     let isBlockDevice: Bool
     private let file: FileDescriptor
+    /// The same file, past the host's cache.
+    private let direct: DirectFile?
+    private let cache: CacheMode
 
-    init(path: String, readOnly: Bool) throws(StorageError) {
+    init(path: String, readOnly: Bool, cache: CacheMode = .writeback) throws(StorageError) {
         let file: FileDescriptor
         do { file = try FileDescriptor.openDisk(path, readOnly ? .readOnly : .readWrite) } catch {
             throw Self.explain(error, path, readOnly)
@@ -23,7 +26,25 @@ final class ImageFile: Sendable {
         try Self.lock(file, path, exclusive: !readOnly)
         self.path = path
         isReadOnly = readOnly
+        direct = cache == .none ? try Self.openDirect(path, readOnly, file.identity) : nil
         self.file = file
+        self.cache = cache
+    }
+
+    private static func openDirect(_ path: String, _ readOnly: Bool, _ identity: [UInt64]) throws(StorageError)
+        -> DirectFile
+    {
+        do {
+            let direct = try DirectFile(path, readOnly ? .readOnly : .readWrite)
+            if direct.identity == identity { return direct }
+        } catch {
+            if error.errno == HostErrorNumber.invalid {
+                throw StorageError(
+                    .unsupported, "disk \(path): its file system can't go past the host's cache, as cache=none wants")
+            }
+            throw explain(error, path, readOnly)
+        }
+        throw StorageError(.host, "disk \(path): was replaced while it was opened")
     }
 
     /// Makes a new file and locks it.
@@ -39,6 +60,8 @@ final class ImageFile: Sendable {
         self.path = path
         isReadOnly = false
         isBlockDevice = false
+        cache = .writeback
+        direct = nil
     }
 
     /// A new file without a name: it goes when it is closed, however the process ends.
@@ -92,7 +115,7 @@ final class ImageFile: Sendable {
     /// Fills `range` of an array; what lies beyond the file's end is zeroes. Returns how many bytes the file had.
     @discardableResult
     func read(at offset: UInt64, into bytes: inout [UInt8], _ range: Range<Int>) throws -> Int {
-        let got = try file.read(at: offset, into: &bytes, range)
+        let got = try direct?.read(at: offset, into: &bytes, range) ?? file.read(at: offset, into: &bytes, range)
         if got < range.count {
             for index in range.lowerBound + got..<range.upperBound { bytes[index] = 0 }
         }
@@ -110,11 +133,15 @@ final class ImageFile: Sendable {
         return bytes
     }
 
-    func write(_ bytes: ArraySlice<UInt8>, at offset: UInt64) throws { try file.write(bytes, at: offset) }
+    func write(_ bytes: ArraySlice<UInt8>, at offset: UInt64) throws {
+        if let direct, try direct.write(bytes, at: offset) { return }
+        try file.write(bytes, at: offset)
+    }
 
-    func write(_ bytes: [UInt8], at offset: UInt64) throws { try file.write(bytes[...], at: offset) }
+    func write(_ bytes: [UInt8], at offset: UInt64) throws { try write(bytes[...], at: offset) }
 
-    func synchronize() throws { try file.synchronize() }
+    /// Makes everything written durable, unless nobody wants that.
+    func synchronize() throws { if cache != .unsafe { try file.synchronize() } }
 
     /// Gives a range back to the host; false if it can't be done here.
     func discard(at offset: UInt64, length: UInt64) throws -> Bool { try file.discard(at: offset, length: length) }

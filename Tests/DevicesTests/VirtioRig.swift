@@ -172,6 +172,7 @@ final class MemoryDisk: BlockBackend, @unchecked Sendable {
     struct Failure: Error {}
     var contents: [UInt8]
     var isReadOnly = false
+    var writesThrough = false
     var fails = false
     var flushes = 0
     var discarded: [(UInt64, UInt64)] = []

@@ -129,7 +129,7 @@ final class Collector: Sendable {
         let disk = MemoryDisk(sectors: 100)
         disk.isReadOnly = readOnly
         let rig = try VirtioRig(
-            VirtioBlock(backend: disk, door: ManualDoor(), identifier: "abc", worker: InlineWorker()))
+            VirtioBlock(backend: disk, door: ManualDoor(), identifier: "abc", workers: [InlineWorker()]))
         rig.start(features: version1 | eventIndex | indirect | features)
         return (disk, rig)
     }
@@ -144,7 +144,7 @@ final class Collector: Sendable {
     }
 
     @Test func `a block device writes, reads, flushes and identifies itself`() throws {
-        let (disk, rig) = try disk()
+        let (disk, rig) = try disk(features: 1 << 9)
         let data = (0..<1024).map { UInt8(truncatingIfNeeded: $0 * 7) }
         rig.put(data, at: 0x40_0000)
         #expect(request(rig, 1, sector: 3, [(0x40_0000, 512, false), (0x40_0200, 512, false)]) == 0)
@@ -202,9 +202,50 @@ final class Collector: Sendable {
         #expect(rig.bytes(0x50_0000, 1) == [77])
     }
 
+    @Test func `a write is durable when it is done where the guest can't flush, or has no write cache`() throws {
+        let (disk, rig) = try disk()
+        // Neither FLUSH nor CONFIG_WCE was agreed on.
+        #expect(request(rig, 1, sector: 0, [(0x40_0000, 512, false)]) == 0 && disk.flushes == 1)
+        rig.start(features: version1 | 1 << 9 | 1 << 11)
+        #expect(rig.read(0x2020, 1) == 1)
+        #expect(request(rig, 1, sector: 0, [(0x40_0000, 512, false)]) == 0 && disk.flushes == 1)
+        rig.write(0x2020, 1, 0)
+        #expect(rig.read(0x2020, 1) == 0 && disk.flushes == 2)
+        #expect(request(rig, 1, sector: 0, [(0x40_0000, 512, false)]) == 0 && disk.flushes == 3)
+        #expect(request(rig, 0, sector: 0, [(0x50_0000, 512, true)]) == 0 && disk.flushes == 3)
+        disk.writesThrough = true
+        rig.start(features: version1 | 1 << 9 | 1 << 11)
+        #expect(rig.read(0x2020, 1) == 0)
+    }
+
+    @Test func `several queues finish their requests each for itself`() throws {
+        let disk = MemoryDisk(sectors: 8)
+        disk.contents[512] = 5
+        let held = HeldWorker()
+        let rig = try VirtioRig(
+            VirtioBlock(backend: disk, door: ManualDoor(), queues: 4, workers: [held, InlineWorker()]))
+        #expect(rig.offered & (1 << 12) != 0 && rig.read(0x2022, 2) == 4)
+        rig.start(features: version1 | 1 << 12)
+        rig.put([UInt8](repeating: 0, count: 8) + [1, 0, 0, 0, 0, 0, 0, 0], at: 0x30_0000)
+        for queue in [3, 1] {
+            rig.queues[queue].add([
+                (0x30_0000, 16, false), (0x50_0000 + UInt64(queue) << 12, 512, true), (0x30_0100, 1, true),
+            ])
+            rig.kick(queue)
+        }
+        #expect(rig.queues[3].take() == nil)
+        #expect(rig.queues[1].take()?.length == 513)
+        let state = rig.transport.saveState()
+        #expect(state.device.inFlight == [HeldChain(queue: 3, head: 0)])
+        held.runAll()
+        #expect(rig.queues[3].take()?.length == 513)
+        #expect(rig.bytes(0x50_3000, 1) == [5] && rig.bytes(0x50_1000, 1) == [5])
+        #expect(rig.messages.messages.map(\.data) == [0x42, 0x44])
+    }
+
     @Test func `a request of before a reset never completes after it`() throws {
         let held = HeldWorker()
-        let rig = try VirtioRig(VirtioBlock(backend: MemoryDisk(sectors: 8), door: ManualDoor(), worker: held))
+        let rig = try VirtioRig(VirtioBlock(backend: MemoryDisk(sectors: 8), door: ManualDoor(), workers: [held]))
         rig.start(features: version1)
         rig.put([UInt8](repeating: 0, count: 16), at: 0x30_0000)
         rig.queues[0].add([(0x30_0000, 16, false), (0x50_0000, 512, true), (0x30_0100, 1, true)])
@@ -219,13 +260,13 @@ final class Collector: Sendable {
     @Test func `requests under way are done again after a restore`() throws {
         let memory = try GuestMemory(size: 16 << 20)
         let rig = try VirtioRig(
-            VirtioBlock(backend: MemoryDisk(sectors: 8), door: ManualDoor(), worker: HeldWorker()), memory: memory)
+            VirtioBlock(backend: MemoryDisk(sectors: 8), door: ManualDoor(), workers: [HeldWorker()]), memory: memory)
         rig.start(features: version1)
         rig.put([UInt8](repeating: 0, count: 16), at: 0x30_0000)
         rig.queues[0].add([(0x30_0000, 16, false), (0x50_0000, 512, true), (0x30_0100, 1, true)])
         rig.kick(0)
         let copy = try VirtioRig(
-            VirtioBlock(backend: MemoryDisk(sectors: 8), door: ManualDoor(), worker: InlineWorker()), memory: memory)
+            VirtioBlock(backend: MemoryDisk(sectors: 8), door: ManualDoor(), workers: [InlineWorker()]), memory: memory)
         try copy.transport.restoreState(rig.transport.saveState())
         #expect(rig.queues[0].take()?.length == 513)
     }
@@ -271,7 +312,7 @@ final class Collector: Sendable {
 }
 
 /// A worker that waits to be told.
-private final class HeldWorker: Worker {
+final class HeldWorker: Worker {
     private let jobs = Mutex<[@Sendable () -> Void]>([])
     func run(_ job: @escaping @Sendable () -> Void) { jobs.withLock { $0.append(job) } }
     func runAll() {
@@ -296,9 +337,15 @@ private final class SilentHost: VsockBackend {
     private static func device(_ kind: Int) -> any VirtioDevice {
         let door = ManualDoor()
         switch kind {
-        case 0: return VirtioBlock(backend: MemoryDisk(sectors: 64), door: door, worker: InlineWorker())
+        case 5: return VirtioBlock(backend: MemoryDisk(sectors: 64), door: door, queues: 4, workers: [InlineWorker()])
+        case 0: return VirtioBlock(backend: MemoryDisk(sectors: 64), door: door, workers: [InlineWorker()])
         case 1: return VirtioNet(macAddress: [2, 0, 0, 0, 0, 1], door: door, backend: RecordingBackend())
         case 2: return VirtioConsole(door: door) { _ in }
+        case 6:
+            let controller = VirtioSCSI(door: door) { InlineWorker() }
+            _ = controller.plug(SCSIUnit(.disk, medium: MemoryDisk(sectors: 64), identifier: "a"), target: 0)
+            _ = controller.plug(SCSIUnit(.cdrom, medium: nil, identifier: "b"), target: 1)
+            return controller
         case 4: return VirtioVsock(cid: 3, door: door, backend: SilentHost())
         default: return VirtioEntropy(door: door)
         }
@@ -337,7 +384,7 @@ private final class SilentHost: VsockBackend {
         #expect(rig.status & 64 != 0)
     }
 
-    @Test(arguments: 0..<5) func `random rings neither trap nor hang`(kind: Int) throws {
+    @Test(arguments: 0..<7) func `random rings neither trap nor hang`(kind: Int) throws {
         var random = SeededRandom(state: 0xD1CE_0000 &+ UInt64(kind) &+ firstSeed)
         let device = Self.device(kind)
         let rig = try VirtioRig(device)
@@ -369,7 +416,7 @@ private final class SilentHost: VsockBackend {
         #expect(rig.status == 0xF)
     }
 
-    @Test(arguments: 0..<5) func `several vCPUs and the host at once neither trap nor hang`(kind: Int) async throws {
+    @Test(arguments: 0..<7) func `several vCPUs and the host at once neither trap nor hang`(kind: Int) async throws {
         let device: any VirtioDevice =
             kind == 0 ? VirtioBlock(backend: MemoryDisk(sectors: 64), door: ManualDoor()) : Self.device(kind)
         let rig = try VirtioRig(device)
@@ -422,7 +469,7 @@ private final class SilentHost: VsockBackend {
         random.next() % 24 == 0 ? UInt32(truncatingIfNeeded: random.next()) : UInt32(random.next() % 2048)
     }
 
-    @Test(arguments: 0..<5) func `random register accesses neither trap nor hang`(kind: Int) throws {
+    @Test(arguments: 0..<7) func `random register accesses neither trap nor hang`(kind: Int) throws {
         var random = SeededRandom(state: 0xACCE_5500 &+ UInt64(kind) &+ firstSeed)
         let rig = try VirtioRig(Self.device(kind))
         for round in 0..<20_000 {

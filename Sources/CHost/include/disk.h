@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+// O_DIRECT.
+int roost_direct_flag(void);
 // fallocate(2), keeping the size: zero_range writes zeroes, otherwise a hole is punched.
 int roost_fallocate(int fd, int zero_range, int64_t offset, int64_t length);
 // fcntl(2) F_OFD_SETLK on the whole file; 0, or -1 with errno.

@@ -16,6 +16,8 @@ public protocol BlockBackend: AnyObject, Sendable {
     var byteCount: UInt64 { get }
     /// Whether writes fail.
     var isReadOnly: Bool { get }
+    /// Whether every write is to be durable when it is done, unless the guest wants otherwise.
+    var writesThrough: Bool { get }
     /// Reads `count` bytes from `offset`.
     func read(at offset: UInt64, count: Int) throws -> [UInt8]
     /// Writes bytes at `offset`.
@@ -28,7 +30,13 @@ public protocol BlockBackend: AnyObject, Sendable {
     func writeZeroes(at offset: UInt64, length: UInt64, mayUnmap: Bool) throws
 }
 
-/// A virtio disk with one queue; requests are done on a worker, in order, and finish through the door.
+/// What a backend throws where the guest can be told more than that it failed.
+public enum BlockError: Error, Sendable {
+    /// The host has no room left.
+    case noRoom
+}
+
+/// A virtio disk; requests are done on workers, by turns, and finish through the door.
 public final class VirtioBlock: VirtioDevice {
     /// What a request asks for.
     enum Operation: Sendable {
@@ -42,10 +50,17 @@ public final class VirtioBlock: VirtioDevice {
     }
 
     private struct Contents: Sendable {
-        var inFlight: [UInt64: UInt16] = [:]
+        var inFlight: [UInt64: HeldChain] = [:]
         var nextRequest: UInt64 = 0
+        var isWriteCacheOn: Bool
         var reference = WeakTransport()
     }
+
+    private static let flushFeature: UInt64 = 1 << 9
+    private static let cacheFeature: UInt64 = 1 << 11
+    private static let queuesFeature: UInt64 = 1 << 12
+    /// Where `writeback` is in the configuration.
+    private static let cacheOffset = 0x20
 
     static let sector: UInt64 = 512
     static let largestRequest = 16 << 20
@@ -54,19 +69,23 @@ public final class VirtioBlock: VirtioDevice {
 
     private let backend: any BlockBackend
     private let door: any Door
-    private let worker: any Worker
+    private let workers: [any Worker]
+    private let queues: Int
     private let identifier: String
-    private let contents = Mutex(Contents())
+    private let contents: Mutex<Contents>
 
     /// Makes a disk; `identifier` is what the guest reads as its serial number (20 bytes of it).
     public init(
-        backend: any BlockBackend, door: any Door, identifier: String = "roost",
-        worker: any Worker = QueueWorker(name: "roost.block")
+        backend: any BlockBackend, door: any Door, identifier: String = "roost", queues: Int = 1,
+        workers: [any Worker] = [QueueWorker(name: "roost.block")]
     ) {
+        precondition(queues > 0 && !workers.isEmpty)
         self.backend = backend
         self.door = door
-        self.worker = worker
+        self.workers = workers
+        self.queues = queues
         self.identifier = identifier
+        contents = Mutex(Contents(isWriteCacheOn: !backend.writesThrough))
     }
 
     // MARK: Identity
@@ -75,20 +94,21 @@ public final class VirtioBlock: VirtioDevice {
     public var deviceID: UInt16 { 2 }
     /// Mass storage, other.
     public var classCode: UInt32 { 0x018000 }
-    /// One queue.
-    public var queueSizes: [UInt16] { [256] }
+    /// As many queues as there are to be.
+    public var queueSizes: [UInt16] { Array(repeating: 256, count: queues) }
 
-    /// SEG_MAX, BLK_SIZE, FLUSH, TOPOLOGY; read-only or DISCARD and WRITE_ZEROES.
+    /// SEG_MAX, BLK_SIZE, FLUSH, TOPOLOGY, CONFIG_WCE, MQ if there are several; read-only or DISCARD and WRITE_ZEROES.
     public var features: UInt64 {
-        let common: UInt64 = 1 << 2 | 1 << 6 | 1 << 9 | 1 << 10
-        return common | (backend.isReadOnly ? 1 << 5 : 1 << 13 | 1 << 14)
+        let common = 1 << 2 | 1 << 6 | Self.flushFeature | 1 << 10 | Self.cacheFeature
+        return common | (queues > 1 ? Self.queuesFeature : 0) | (backend.isReadOnly ? 1 << 5 : 1 << 13 | 1 << 14)
     }
 
     /// Capacity, limits and topology.
     public var configuration: [UInt8] {
         var bytes = littleEndian(backend.byteCount / Self.sector) + littleEndian(UInt32(0)) + littleEndian(UInt32(254))
         bytes += [0, 0, 0, 0] + littleEndian(UInt32(512))
-        bytes += [3, 0] + littleEndian(UInt16(8)) + littleEndian(UInt32(0)) + [1, 0] + littleEndian(UInt16(1))
+        bytes += [3, 0] + littleEndian(UInt16(8)) + littleEndian(UInt32(0))
+        bytes += [contents.withLock { $0.isWriteCacheOn } ? 1 : 0, 0] + littleEndian(UInt16(queues))
         for _ in 0..<2 {
             bytes += littleEndian(Self.largestRange) + littleEndian(Self.mostRanges) + littleEndian(UInt32(8))
         }
@@ -102,19 +122,35 @@ public final class VirtioBlock: VirtioDevice {
     /// Keeps a weak reference.
     public func attach(to transport: VirtioPCI) { contents.withLock { $0.reference.transport = transport } }
 
-    /// Nothing to do until the first request.
-    public func activate(features: UInt64) {}
+    /// A driver that can't flush gets every write made durable.
+    ///
+    /// - Spec: virtio 1.2, 5.2.5.2
+    public func activate(features: UInt64) {
+        if features & (Self.flushFeature | Self.cacheFeature) == 0 { contents.withLock { $0.isWriteCacheOn = false } }
+    }
+
+    /// `writeback`: whether writes may stay in a cache until they are flushed.
+    public func configure(offset: Int, value: UInt8) {
+        guard offset == Self.cacheOffset else { return }
+        contents.withLock { $0.isWriteCacheOn = value & 1 != 0 }
+        if value & 1 == 0, !backend.isReadOnly { workers[0].run { [backend] in try? backend.flush() } }
+    }
 
     /// Forgets requests under way: their queue has forgotten them too.
-    public func reset() { contents.withLock { $0.inFlight = [:] } }
+    public func reset() {
+        contents.withLock { contents in
+            contents.inFlight = [:]
+            contents.isWriteCacheOn = !backend.writesThrough
+        }
+    }
 
     /// Takes requests and gives them to the worker.
-    public func notified(queue: Int) {
+    public func notified(queue index: Int) {
         guard let transport = contents.withLock({ $0.reference.transport }) else { return }
         var jobs: [Job] = []
-        transport.withQueue(queue) { (queue) throws(VirtqueueError) in
+        transport.withQueue(index) { (queue) throws(VirtqueueError) in
             repeat {
-                while let chain = try queue.pop() { jobs.append(try keep(chain, in: queue)) }
+                while let chain = try queue.pop() { jobs.append(try keep(chain, in: queue, index)) }
             } while try queue.enableNotifications()
         }
         submit(jobs, transport)
@@ -125,6 +161,7 @@ public final class VirtioBlock: VirtioDevice {
         var state = VirtioDeviceState()
         contents.withLock { contents in
             state.inFlight = contents.inFlight.sorted { $0.key < $1.key }.map { $0.value }
+            state.isWriteCacheOn = contents.isWriteCacheOn
         }
         return state
     }
@@ -132,12 +169,15 @@ public final class VirtioBlock: VirtioDevice {
     /// Does the requests again that were under way: reads and writes may be repeated.
     public func restoreDeviceState(_ state: VirtioDeviceState) throws {
         guard let transport = contents.withLock({ $0.reference.transport }) else { return }
+        if let isOn = state.isWriteCacheOn { contents.withLock { $0.isWriteCacheOn = isOn } }
         var jobs: [Job] = []
-        transport.withQueue(0) { (queue) throws(VirtqueueError) in
-            for head in state.inFlight { jobs.append(try keep(try queue.chain(from: head), in: queue)) }
+        for held in state.inFlight {
+            transport.withQueue(held.queue) { (queue) throws(VirtqueueError) in
+                jobs.append(try keep(try queue.chain(from: held.head), in: queue, held.queue))
+            }
         }
         submit(jobs, transport)
-        notified(queue: 0)
+        for queue in 0..<queues { notified(queue: queue) }
     }
 
     // MARK: Requests
@@ -145,26 +185,30 @@ public final class VirtioBlock: VirtioDevice {
     /// A request taken from the queue.
     private struct Job: Sendable {
         var request: UInt64
+        var queue: Int
         var chain: DescriptorChain
         var epoch: UInt64
     }
 
     /// Notes a chain as under way, under the queue's lock; a driver can't have more of them than descriptors.
-    private func keep(_ chain: DescriptorChain, in queue: Virtqueue) throws(VirtqueueError) -> Job {
-        let limit = Int(queue.size)
+    private func keep(_ chain: DescriptorChain, in queue: Virtqueue, _ index: Int) throws(VirtqueueError) -> Job {
+        let limit = queues * 256
         let request = contents.withLock { contents -> UInt64? in
             guard contents.inFlight.count < limit else { return nil }
             let request = contents.nextRequest
             contents.nextRequest = request &+ 1
-            contents.inFlight[request] = chain.head
+            contents.inFlight[request] = HeldChain(queue: index, head: chain.head)
             return request
         }
         guard let request else { throw .tooManyInFlight }
-        return Job(request: request, chain: chain, epoch: queue.epoch)
+        return Job(request: request, queue: index, chain: chain, epoch: queue.epoch)
     }
 
     private func submit(_ jobs: [Job], _ transport: VirtioPCI) {
-        for job in jobs { worker.run { [weak self] in self?.perform(job, transport) } }
+        for job in jobs {
+            let worker = workers[Int(job.request % UInt64(workers.count))]
+            worker.run { [weak self] in self?.perform(job, transport) }
+        }
     }
 
     /// On the worker.
@@ -186,7 +230,7 @@ public final class VirtioBlock: VirtioDevice {
 
     private func finish(_ job: Job, _ transport: VirtioPCI, _ status: UInt8, _ data: [UInt8]) {
         let chain = job.chain
-        transport.complete(0, head: chain.head, epoch: job.epoch) {
+        transport.complete(job.queue, head: chain.head, epoch: job.epoch) {
             contents.withLock { _ = $0.inFlight.removeValue(forKey: job.request) }
             let room = chain.writableLength
             guard room > 0 else { return 0 }
@@ -258,6 +302,7 @@ public final class VirtioBlock: VirtioDevice {
             let bytes = transport.memory.gather(chain.readable, offset: 16, limit: length)
             guard bytes.count == length else { throw BlockStatus.ioError }
             try backend.write(bytes, at: offset)
+            try makeDurable()
         case .flush: try backend.flush()
         case .discard(let ranges):
             for range in ranges { try backend.discard(at: range.lowerBound, length: UInt64(range.count)) }
@@ -265,12 +310,18 @@ public final class VirtioBlock: VirtioDevice {
             for (range, mayUnmap) in ranges {
                 try backend.writeZeroes(at: range.lowerBound, length: UInt64(range.count), mayUnmap: mayUnmap)
             }
+            try makeDurable()
         case .identify:
             let bytes = Array(identifier.utf8.prefix(20))
             return bytes + [UInt8](repeating: 0, count: 20 - bytes.count)
         case .refused(let status): throw BlockStatus(rawValue: status) ?? .ioError
         }
         return []
+    }
+
+    /// After a write, where there is no write cache.
+    private func makeDurable() throws {
+        if !contents.withLock({ $0.isWriteCacheOn }) { try backend.flush() }
     }
 }
 

@@ -54,15 +54,33 @@ extension VirtioDevice {
 public struct VirtioDeviceState: Codable, Sendable, Equatable {
     /// Version of this layout.
     public var version = 1
-    /// Heads of chains taken and not yet given back: they are done again.
-    public var inFlight: [UInt16] = []
+    /// Chains taken and not yet given back: they are done again.
+    public var inFlight: [HeldChain] = []
     /// Input not yet delivered.
     public var input: [UInt8] = []
     /// Frames not yet delivered.
     public var frames: [[UInt8]] = []
+    /// Of a disk: whether writes may stay in a cache until they are flushed.
+    public var isWriteCacheOn: Bool?
+    /// Of a SCSI controller.
+    public var scsi: VirtioSCSI.State?
 
     /// Nothing held.
     public init() {}
+}
+
+/// A chain that a device has taken from a queue.
+public struct HeldChain: Codable, Sendable, Equatable {
+    /// The queue.
+    public var queue: Int
+    /// The chain's first descriptor.
+    public var head: UInt16
+
+    /// Names a chain.
+    public init(queue: Int, head: UInt16) {
+        self.queue = queue
+        self.head = head
+    }
 }
 
 /// Where a device does what would hold up a virtual CPU: jobs run one after the other, in order.

@@ -63,11 +63,12 @@ private struct ExportPackage {
             self.manifest.machine.boot.initrd = "initrd"
             files.append(("initrd", initrd))
         }
+        // What is in a drive isn't the machine's.
+        self.manifest.machine.drives = machine.drives.map { _ in nil }
         for (index, disk) in machine.disks.enumerated() {
             var options = disk.options
             options.isReadOnly = true
             options.isTemporary = false
-            options.limits = DiskLimits()
             let image = try Disk.open(disk.path, options)
             let name = "disk\(index)." + (format == .ova ? "vmdk" : "qcow2")
             let target: DiskConverter.Target = format == .ova ? .vmdk : .qcow2(Qcow2Options(), isCompressed: true)

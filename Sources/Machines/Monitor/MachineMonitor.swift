@@ -50,7 +50,6 @@ public final class MachineMonitor: Sendable {
             throw error
         }
         let outcome = machine.run()
-        OpenDisks.flush()
         let (words, isFailure) = outcome.inWords
         events.note("ended", words)
         events.lines.close()

@@ -2,6 +2,7 @@
 public import Foundation
 internal import HostOS
 public import Machine
+internal import Storage
 
 /// The manifest of a machine.
 public struct MachineManifest: Codable, Sendable {
@@ -103,11 +104,14 @@ public enum JSONText {
 extension MachineConfiguration {
     /// The same with every path that is relative to a folder made absolute.
     func resolved(in folder: String) -> MachineConfiguration {
-        func resolve(_ path: String) -> String { path.hasPrefix("/") ? path : folder + "/" + path }
+        func resolve(_ path: String) -> String {
+            path.hasPrefix("/") || Disk.isOnServer(path) ? path : folder + "/" + path
+        }
         var result = self
         result.boot.kernel = resolve(boot.kernel)
         result.boot.initrd = boot.initrd.map(resolve)
         for index in disks.indices { result.disks[index].path = resolve(disks[index].path) }
+        result.drives = drives.map { $0.map(resolve) }
         for index in networks.indices { result.networks[index].capture = networks[index].capture.map(resolve) }
         result.sockets?.path = sockets?.path.map(resolve)
         return result
@@ -115,7 +119,9 @@ extension MachineConfiguration {
 
     /// The same with paths that mean the same files from anywhere, and cards whose addresses are a machine's own.
     func fixed(for id: UUID) -> MachineConfiguration {
-        func fix(_ path: String) -> String { path.hasPrefix("/") ? path : PrivateFolder.absolute(path) }
+        func fix(_ path: String) -> String {
+            path.hasPrefix("/") || Disk.isOnServer(path) ? path : PrivateFolder.absolute(path)
+        }
         var result = self
         result.boot.kernel = fix(boot.kernel)
         // Modules of a Multiboot kernel are several files in one word.
@@ -124,6 +130,7 @@ extension MachineConfiguration {
                 ? fix(word) : word.split(separator: ",").map { fix(String($0)) }.joined(separator: ",")
         }
         for index in disks.indices { result.disks[index].path = fix(disks[index].path) }
+        result.drives = drives.map { $0.map(fix) }
         result.sockets?.path = sockets?.path.map(fix)
         for index in networks.indices {
             result.networks[index].capture = networks[index].capture.map(fix)

@@ -43,8 +43,16 @@ struct MachineOptions: ParsableArguments {
     @Option(help: "The kernel's command line (default for Linux: console=ttyS0).")
     var append: String?
 
-    @Option(help: "A disk image as FILE[,readonly][,snapshot][,format=FORMAT][,iops=NUMBER][,bps=SIZE]; repeatable.")
+    @Option(
+        help: """
+            A disk image or NBD URI as FILE[,readonly][,snapshot][,bus=virtio|scsi]\
+            [,cache=writeback|writethrough|none|unsafe][,on-error=report|pause][,queues=NUMBER][,format=FORMAT]\
+            [,iops=NUMBER][,bps=SIZE]; repeatable.
+            """)
     var disk: [DiskOption] = []
+
+    @Option(help: "A CD-ROM drive with an image in it, or 'empty'; repeatable.")
+    var cdrom: [String] = []
 
     @Option(
         help: """
@@ -97,6 +105,7 @@ struct MachineOptions: ParsableArguments {
         configuration.balloon = balloon.bytes
         configuration.memory = memory.bytes
         configuration.disks = disk.map(\.value)
+        configuration.drives = cdrom.map { $0 == "empty" ? nil : $0 }
         configuration.clock = clock
         configuration.networks = try networks()
         configuration.sockets = vsock?.value ?? (clock == .host ? VsockConfiguration() : nil)

@@ -123,7 +123,6 @@ struct RunCommand: ParsableCommand {
         // It is open now.
         if let volume { try FileManager.default.removeItem(atPath: volume) }
         let outcome = machine.run()
-        OpenDisks.flush()
         try finish(outcome, machine)
     }
 

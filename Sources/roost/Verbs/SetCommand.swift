@@ -53,8 +53,8 @@ struct SetCommand: ParsableCommand {
             if let balloon { machine.balloon = balloon.bytes }
             if let engine { machine.engine = engine }
             for index in machine.disks.indices {
-                if let diskIops { machine.disks[index].options.limits.operations = diskIops }
-                if let diskBps { machine.disks[index].options.limits.bytes = diskBps.bytes }
+                if let diskIops { machine.disks[index].limits.operations = diskIops }
+                if let diskBps { machine.disks[index].limits.bytes = diskBps.bytes }
             }
         }
     }

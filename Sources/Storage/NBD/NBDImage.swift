@@ -1,0 +1,199 @@
+// A disk on an NBD server.
+internal import HostOS
+internal import Synchronization
+
+/// An export of an NBD server: `nbd://HOST[:PORT]/EXPORT`, `nbds://` with TLS, `nbd+unix:///EXPORT?socket=PATH`.
+///
+/// A connection that breaks is made again, and the request repeated. What was written before and not flushed may have been
+/// lost with the server: then the next flush fails, once.
+public final class NBDImage: DiskImage {
+    /// The URI.
+    public let path: String
+    /// Bytes, a multiple of 512.
+    public let byteCount: UInt64
+    /// Whether writes fail.
+    public let isReadOnly: Bool
+    /// Something the user should know, in one line.
+    public var note: String? { nil }
+    /// Raw: an export is a disk.
+    public var format: DiskFormat { .raw }
+    /// Whether several connections may be used at once.
+    public let allowsSeveral: Bool
+
+    private final class Lane: Sendable {
+        let connection: Mutex<NBDConnection?>
+        init(_ connection: NBDConnection?) { self.connection = Mutex(connection) }
+    }
+
+    private let lanes: [Lane]
+    private let nextLane = Atomic<Int>(0)
+    private let hasUnflushed = Atomic(false)
+    private let hasLost = Atomic(false)
+    private let isDown = Atomic(false)
+    private let cache: CacheMode
+    private let most: UInt64
+
+    /// Connections at once to a server that allows several.
+    private static let mostConnections = 4
+    /// A quarter of a second, so often: how long a server may be away.
+    private static let attempts = 20
+
+    /// Whether a path is a URI of this kind.
+    static func isURI(_ path: String) -> Bool {
+        ["nbd://", "nbds://", "nbd+unix://", "nbds+unix://"].contains { path.hasPrefix($0) }
+    }
+
+    /// Connects.
+    init(_ uri: String, readOnly: Bool, cache: CacheMode) throws(StorageError) {
+        let connection = try NBDConnection(uri)
+        path = uri
+        byteCount = connection.byteCount & ~511
+        isReadOnly = readOnly || connection.isReadOnly
+        self.cache = cache
+        guard readOnly || !connection.isReadOnly else {
+            throw StorageError(.notWritable, "disk \(uri): the server exports it read-only; add ,readonly")
+        }
+        guard byteCount >= 512 else { throw StorageError(.empty, "disk \(uri): holds less than one sector of 512") }
+        let sizes = connection.blockSizes
+        guard sizes.least <= 512 else {
+            throw StorageError(.unsupported, "disk \(uri): the server wants blocks of \(sizes.least) bytes, not 512")
+        }
+        most = max(512, min(sizes.most == 0 ? 32 << 20 : sizes.most, 32 << 20) & ~511)
+        allowsSeveral = connection.allowsSeveral
+        lanes = [Lane(connection)] + (1..<(allowsSeveral ? Self.mostConnections : 1)).map { _ in Lane(nil) }
+    }
+
+    // MARK: Connections
+
+    /// Does something on a connection, which is made again if it is broken.
+    private func onConnection<Result: Sendable>(_ body: (NBDConnection) throws -> Result) throws -> Result {
+        let number = nextLane.wrappingAdd(1, ordering: .relaxed).oldValue
+        let lane = lanes[Int(UInt(bitPattern: number) % UInt(lanes.count))]
+        return try lane.connection.withLock { connection in
+            for _ in 0..<2 {
+                do {
+                    let current = try connection ?? reconnect()
+                    connection = current
+                    return try body(current)
+                } catch {
+                    guard let broken = connection, broken.isBroken else { throw error }
+                    connection = nil
+                    if hasUnflushed.exchange(false, ordering: .relaxed) { hasLost.store(true, ordering: .relaxed) }
+                }
+            }
+            throw HostError("use \(path)", errno: HostErrorNumber.ioError)
+        }
+    }
+
+    /// Connects to the server again, which must have the same export; one that was away already is asked once.
+    private func reconnect() throws -> NBDConnection {
+        var failure: any Error = HostError("connect", errno: HostErrorNumber.ioError)
+        for attempt in 0..<(isDown.load(ordering: .relaxed) ? 1 : Self.attempts) {
+            if attempt > 0 { HostClock.sleep(nanoseconds: 250_000_000) }
+            do {
+                let connection = try NBDConnection(path)
+                guard connection.byteCount & ~511 == byteCount, isReadOnly || !connection.isReadOnly else {
+                    throw StorageError(.damaged, "disk \(path): the server has another export under this name now")
+                }
+                isDown.store(false, ordering: .relaxed)
+                return connection
+            } catch let error as StorageError where error.code == .host {
+                failure = error
+            }
+        }
+        isDown.store(true, ordering: .relaxed)
+        // An I/O error, which a disk may wait out.
+        throw HostError("\(failure)", errno: HostErrorNumber.ioError)
+    }
+
+    /// Parts of a range, none longer than `most`.
+    private func parts(_ length: UInt64, _ most: UInt64, _ body: (UInt64, UInt64) throws -> Void) rethrows {
+        var done: UInt64 = 0
+        while done < length {
+            let count = min(most, length - done)
+            try body(done, count)
+            done += count
+        }
+    }
+
+    private var forces: Bool { cache == .writethrough }
+
+    /// Notes that something was written; forced writes are durable.
+    private func wrote(_ wasForced: Bool) {
+        if !wasForced && cache != .unsafe { hasUnflushed.store(true, ordering: .relaxed) }
+    }
+
+    // MARK: Transfers
+
+    /// Fills `range` of an array from `offset`.
+    public func read(at offset: UInt64, into bytes: inout [UInt8], _ range: Range<Int>) throws {
+        try checkRange(offset, UInt64(range.count))
+        try parts(UInt64(range.count), most) { done, count in
+            let part = range.lowerBound + Int(done)..<range.lowerBound + Int(done + count)
+            try onConnection { try $0.read(at: offset + done, into: &bytes, part) }
+        }
+    }
+
+    /// Writes bytes at `offset`.
+    public func write(_ bytes: ArraySlice<UInt8>, at offset: UInt64) throws {
+        try checkWritable(offset, UInt64(bytes.count))
+        try parts(UInt64(bytes.count), most) { done, count in
+            let part = bytes[bytes.startIndex + Int(done)..<bytes.startIndex + Int(done + count)]
+            try onConnection { connection in
+                let isForced = forces && connection.forces
+                try connection.write(part, at: offset + done, forced: isForced)
+                wrote(isForced)
+            }
+        }
+    }
+
+    /// Makes everything written durable.
+    public func flush() throws {
+        if hasLost.exchange(false, ordering: .relaxed) {
+            throw HostError("flush after the connection to \(path) broke", errno: HostErrorNumber.ioError)
+        }
+        guard hasUnflushed.load(ordering: .relaxed) else { return }
+        try onConnection { connection in
+            hasUnflushed.store(false, ordering: .relaxed)
+            do { if connection.flushes { try connection.flush() } } catch {
+                hasUnflushed.store(true, ordering: .relaxed)
+                throw error
+            }
+        }
+        // The connection broke, and with it what was to be flushed.
+        if hasLost.load(ordering: .relaxed) { try flush() }
+    }
+
+    /// Says that a range isn't needed any more.
+    public func discard(at offset: UInt64, length: UInt64) throws {
+        try checkWritable(offset, length)
+        try parts(length, 1 << 30) { done, count in
+            try onConnection { if $0.trims { try $0.trim(at: offset + done, length: count) } }
+        }
+    }
+
+    /// Makes a range read as zeroes.
+    public func writeZeroes(at offset: UInt64, length: UInt64, mayUnmap: Bool) throws {
+        try checkWritable(offset, length)
+        let canZero = try onConnection { $0.zeroes }
+        guard canZero else {
+            let zeroes = [UInt8](repeating: 0, count: Int(min(length, 1 << 20)))
+            return try parts(length, 1 << 20) { done, count in
+                try write(zeroes[..<Int(count)], at: offset + done)
+            }
+        }
+        try parts(length, 1 << 30) { done, count in
+            try onConnection { connection in
+                let isForced = forces && connection.forces
+                try connection.zero(at: offset + done, length: count, mayUnmap: mayUnmap, forced: isForced)
+                wrote(isForced)
+            }
+        }
+    }
+
+    /// Data, as far as is known.
+    public func extent(at offset: UInt64, limit: UInt64) throws -> DiskExtent {
+        try checkRange(offset, limit)
+        return DiskExtent(length: limit, isZero: false)
+    }
+}
