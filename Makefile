@@ -15,7 +15,11 @@ GUEST_PROGRAMS := gcc,libc6-dev,openssl,perl,python3,libpython3.11-testsuite,sql
 PREFIX ?= /usr/local
 SOURCES := Sources Tests Package.swift
 
-.PHONY: help all setup setup-bench kernels build install run test test-kvm bench bench-kvm repeat docs format lint fuzz clean
+# What the guests of `make bench` and `make stress` have there.
+LOAD_PROGRAMS := gcc,libc6-dev,make,fio,iperf3,stress-ng
+
+.PHONY: help all setup setup-bench kernels build install run test test-kvm bench bench-kvm load-image repeat litmus stress docs \
+    format lint fuzz clean
 
 help: ## Lists the targets.
 	@echo "Roost: virtual machines for x86-64 Linux hosts. Targets:"
@@ -55,11 +59,16 @@ bench-kvm: setup kernels build ## Boots the same kernel by Roost and QEMU's micr
 setup-bench: setup ## Installs what the benchmarks need besides: QEMU, gcc, static libraries (idempotent).
 	@scripts/setup bench
 
-bench: setup-bench kernels build ## Compares native, Roost and QEMU's TCG; then boot time, memory, idle cost.
+load-image: build
+	@$(ROOST) image build debian --if-missing --output $(CACHE)/images/debian-load --include $(LOAD_PROGRAMS)
+
+bench: setup-bench kernels load-image ## Compares native, Roost and QEMU's TCG: programs, devices; then boots, idle cost.
 	$(BUILD) --product roost-bench
 	$(MAKE) --no-print-directory -C Benchmarks/Guest
 	$(BENCH) compare --json $(BENCH_OUT)/performance.json --svg $(BENCH_OUT)/performance.svg \
-	    --markdown $(BENCH_OUT)/performance.md $(BENCH_OPTIONS); status=$$?; $(BENCH) figures && exit $$status
+	    --markdown $(BENCH_OUT)/performance.md $(BENCH_OPTIONS); status=$$?; \
+	    $(BENCH) devices --image $(CACHE)/images/debian-load --markdown $(BENCH_OUT)/performance.md || status=1; \
+	    $(BENCH) figures && exit $$status
 
 fuzz: ## Runs the differential and device fuzzers until interrupted.
 	$(BUILD) --build-tests
@@ -68,6 +77,12 @@ fuzz: ## Runs the differential and device fuzzers until interrupted.
 
 repeat: kernels build ## Boots three times with virtual time, on both engines, and compares every count.
 	@scripts/repeat-boot
+
+litmus: kernels build ## Ten million rounds of the memory-ordering tests on each engine (ROUNDS=, CPUS=).
+	@scripts/litmus
+
+stress: setup load-image ## Runs stress-ng in a guest, every class, and looks at the kernel's log (MINUTES=60 CPUS=2).
+	@scripts/stress
 
 docs: ## Writes docs/instructions.md from the instruction table.
 	$(BUILD) --build-tests

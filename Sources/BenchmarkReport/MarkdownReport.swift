@@ -2,16 +2,14 @@
 internal import Foundation
 
 package enum MarkdownReport {
-    package static let begin = "<!-- table: written by roost-bench compare -->"
     package static let end = "<!-- end of table -->"
+
+    /// The line before the table that a command of `roost-bench` writes.
+    package static func begin(_ command: String) -> String { "<!-- table: written by roost-bench \(command) -->" }
 
     package static func text(_ comparison: Comparison, chart: String? = nil) -> String {
         var lines = chart.map { ["![Speed as a share of native](\($0))", ""] } ?? []
-        lines += [
-            "| " + TextReport.titles.joined(separator: " | ") + " |",
-            "|" + TextReport.titles.indices.map { $0 < 2 ? "---|" : "---:|" }.joined(),
-        ]
-        for row in comparison.rows { lines.append("| " + TextReport.cells(row).joined(separator: " | ") + " |") }
+        lines += table(TextReport.titles, comparison.rows.map(TextReport.cells))
         lines.append("")
         lines.append("Medians of \(comparison.rounds). \(comparison.host.sentence).")
         lines.append("")
@@ -20,14 +18,22 @@ package enum MarkdownReport {
         return lines.joined(separator: "\n")
     }
 
-    /// Writes the table, after the chart (a path as seen from there); what a file has outside the markers stays.
-    package static func write(_ comparison: Comparison, chart: String? = nil, to path: String) throws {
-        var text = text(comparison, chart: chart) + "\n"
-        if let former = try? String(contentsOfFile: path, encoding: .utf8),
-            let first = former.range(of: begin),
+    /// A table whose first two columns are text.
+    static func table(_ titles: [String], _ rows: [[String]]) -> [String] {
+        [
+            "| " + titles.joined(separator: " | ") + " |",
+            "|" + titles.indices.map { $0 < 2 ? "---|" : "---:|" }.joined(),
+        ] + rows.map { "| " + $0.joined(separator: " | ") + " |" }
+    }
+
+    /// Writes a command's table between its markers; one that isn't there yet goes to the end of what the file has.
+    package static func write(_ table: String, of command: String, to path: String) throws {
+        let former = (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
+        var text = former + "\(begin(command))\n\n\(table)\n\n\(end)\n"
+        if let first = former.range(of: begin(command)),
             let last = former.range(of: end, range: first.upperBound..<former.endIndex)
         {
-            text = former[..<first.upperBound] + "\n\n" + text + "\n" + former[last.lowerBound...]
+            text = former[..<first.upperBound] + "\n\n" + table + "\n\n" + former[last.lowerBound...]
         }
         try text.write(toFile: path, atomically: true, encoding: .utf8)
     }

@@ -50,10 +50,9 @@ package enum TextReport {
         return lines
     }
 
-    /// The whole report.
-    package static func text(_ comparison: Comparison) -> String {
-        let table = [titles] + comparison.rows.map(cells)
-        let widths = titles.indices.map { column in table.map { $0[column].count }.max() ?? 0 }
+    /// A table of text, titles first, in columns: two at the left, the others at the right.
+    static func aligned(_ table: [[String]]) -> [String] {
+        let widths = table[0].indices.map { column in table.map { $0[column].count }.max() ?? 0 }
         var lines = table.map { cells in
             cells.enumerated().map { column, cell in
                 let space = String(repeating: " ", count: widths[column] - cell.count)
@@ -61,6 +60,12 @@ package enum TextReport {
             }.joined(separator: "  ")
         }
         lines.insert(String(repeating: "-", count: lines[0].count), at: 1)
+        return lines
+    }
+
+    /// The whole report.
+    package static func text(_ comparison: Comparison) -> String {
+        var lines = aligned([titles] + comparison.rows.map(cells))
         lines.append("")
         lines.append("Seconds are medians of \(comparison.rounds); a ratio is a speed, larger is faster.")
         lines.append(comparison.host.sentence)

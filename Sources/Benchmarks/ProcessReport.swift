@@ -31,6 +31,13 @@ enum ProcessReport {
         }
     }
 
+    /// MiB of shared memory that a process holds: a guest's.
+    static func residentShared(_ process: Int32) -> Double {
+        let text = (try? String(contentsOfFile: "/proc/\(process)/status", encoding: .utf8)) ?? ""
+        let line = text.split(separator: "\n").first { $0.hasPrefix("RssShmem:") }
+        return line.flatMap { Double($0.filter(\.isNumber)) }.map { $0 / 1024 } ?? 0
+    }
+
     /// MiB resident in everything but the guest's own memory: Roost's memory file or, in another monitor, the mapping
     /// of just the guest's size.
     static func residentBeyondGuest(_ process: Int32, guestMiB: Int? = nil) -> Double {
@@ -71,14 +78,16 @@ struct ProcessorWatch {
 enum SessionNiceness {
     private static let file = "/proc/self/autogroup"
 
-    /// The niceness, zero where there is no such thing.
-    static var value: Int {
+    /// Runs a body with this niceness, if the kernel lets us, and puts the former one back.
+    static func with(_ niceness: Int, _ body: () throws -> Void) rethrows {
+        if niceness == 0 { return try body() }
         let text = (try? String(contentsOfFile: file, encoding: .utf8)) ?? ""
-        return text.split { $0.isWhitespace }.last.flatMap { Int($0) } ?? 0
+        set(niceness)
+        defer { set(text.split { $0.isWhitespace }.last.flatMap { Int($0) } ?? 0) }
+        try body()
     }
 
-    /// Sets it, if the kernel lets us.
-    static func set(_ niceness: Int) {
+    private static func set(_ niceness: Int) {
         guard let handle = FileHandle(forWritingAtPath: file) else { return }
         try? handle.write(contentsOf: Data("\(niceness)".utf8))
         try? handle.close()

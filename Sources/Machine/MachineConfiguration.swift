@@ -57,7 +57,7 @@ public struct MachineConfiguration: Sendable {
     /// Moves between the hypervisor and the translator this often, for tests.
     public var movesEveryMilliseconds: Int?
     /// Bytes for translated code.
-    public var codeCache: UInt64 = 32 << 20
+    public var codeCache: UInt64 = 128 << 20
     /// Whether translated code counts its instructions (the interpreter always does).
     public var countsInstructions = false
     /// What the guest's time is.

@@ -125,11 +125,11 @@ struct ReportTests {
     func markers() throws {
         let path = NSTemporaryDirectory() + "/roost-\(UUID().uuidString).md"
         defer { try? FileManager.default.removeItem(atPath: path) }
-        try "before\n\(MarkdownReport.begin)\nold\n\(MarkdownReport.end)\nafter\n"
+        try "before\n\(MarkdownReport.begin("compare"))\nold\n\(MarkdownReport.end)\nafter\n"
             .write(toFile: path, atomically: true, encoding: .utf8)
         var comparison = comparison(["one"])
         comparison.add(result("one", 1), of: .native)
-        try MarkdownReport.write(comparison, to: path)
+        try MarkdownReport.write(MarkdownReport.text(comparison), of: "compare", to: path)
         let text = try String(contentsOfFile: path, encoding: .utf8)
         #expect(text.hasPrefix("before\n"))
         #expect(text.hasSuffix("\nafter\n"))
@@ -146,5 +146,60 @@ struct ReportTests {
         #expect(svg.hasPrefix("<svg ") && svg.hasSuffix("</svg>\n"))
         #expect(svg.contains(">10.00<"))
         #expect(svg.components(separatedBy: "<text").count == svg.components(separatedBy: "</text>").count)
+    }
+}
+
+@Suite("Rates of devices")
+struct DeviceComparisonTests {
+    private func comparison(_ rates: [(System, String, Double, Int)]) -> DeviceComparison {
+        var comparison = DeviceComparison(host: host, rounds: 1, systems: [.native, .roost, .tcg])
+        for (system, name, seconds, operations) in rates {
+            comparison.add(
+                run(["@bench start \(name)", "@bench result \(name) \(seconds) \(operations) 0 -"]), of: system,
+                wanted: DeviceFigure.all.filter { $0.name == name })
+        }
+        return comparison
+    }
+
+    @Test("a rate is in the figure's unit, the median of its rounds, and its ratio is judged")
+    func rates() {
+        let comparison = comparison([
+            (.roost, "raw-read", 2, 200 << 20), (.roost, "raw-read", 1, 300 << 20), (.roost, "raw-read", 1, 10 << 20),
+            (.tcg, "raw-read", 1, 40 << 20), (.native, "raw-read", 1, 1000 << 20),
+        ])
+        #expect(comparison.rate("raw-read", .roost) == 100)
+        #expect(comparison.rows == [["raw-read", "MiB/s", "1000", "100", "40.0", "0.10", "2.50", "2: ok"]])
+        let slower = self.comparison([(.roost, "net-to-host", 1, 100), (.tcg, "net-to-host", 1, 100)])
+        #expect(slower.rows.first?.last == "2: MISSED")
+    }
+
+    @Test("two processors are compared with one, and memory that came back with what is wanted")
+    func summary() {
+        var comparison = comparison([(.roost, "make-1cpu", 8, 8), (.roost, "make-2cpu", 5, 8)])
+        comparison.returnedMemory = [210]
+        #expect(comparison.summary[0] == "two processors by one: Roost 1.60; wanted of Roost: 1.7: MISSED")
+        #expect(comparison.summary[1].hasSuffix("210 MiB; wanted: 200: ok"))
+    }
+
+    @Test("a figure that is missing is told with its reason")
+    func missing() {
+        var comparison = comparison([])
+        comparison.add(
+            run(["@bench start raw-read", "@bench fail raw-read fio: broken"]), of: .tcg,
+            wanted: DeviceFigure.disks.filter { $0.name == "raw-read" })
+        #expect(comparison.failures == ["raw-read failed in QEMU TCG: fio: broken"])
+    }
+
+    @Test("two tables have a place each in one file")
+    func places() throws {
+        let path = NSTemporaryDirectory() + "/roost-\(UUID().uuidString).md"
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        for table in ["old", "new"] {
+            try MarkdownReport.write("\(table) compare", of: "compare", to: path)
+            try MarkdownReport.write("\(table) devices", of: "devices", to: path)
+        }
+        let text = try String(contentsOfFile: path, encoding: .utf8)
+        #expect(!text.contains("old"))
+        #expect(text.components(separatedBy: "new").count == 3)
     }
 }

@@ -72,6 +72,11 @@ struct Bench {
         return total
     }
 
+    /// The host as it is now.
+    var description: HostDescription {
+        HostDescription(kernel: kernel, memoryMiB: Self.memoryMiB, engine: engine, qemu: qemu, qemuCPU: qemuCPU)
+    }
+
     // MARK: Natively
 
     private func runNatively() throws -> SystemRun {

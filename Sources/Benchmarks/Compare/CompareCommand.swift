@@ -83,10 +83,20 @@ struct CompareCommand: ParsableCommand {
             qemuCPU: qemuCPU, roost: roost ?? executable.appendingPathComponent("roost").path)
         let wanted = systems.split(separator: ",").compactMap { System(rawValue: String($0)) }
         var comparison = Comparison(
-            host: HostDescription(bench), programs: chosen, rounds: rounds, scale: scale, systems: wanted)
-        let formerNiceness = SessionNiceness.value
-        if niceness != 0 { SessionNiceness.set(niceness) }
-        defer { if niceness != 0 { SessionNiceness.set(formerNiceness) } }
+            host: bench.description, programs: chosen, rounds: rounds, scale: scale, systems: wanted)
+        try SessionNiceness.with(niceness) { try measure(bench, wanted, into: &comparison) }
+        comparison.finish()
+        print(TextReport.text(comparison))
+        if let json { try comparison.encoded().write(to: URL(fileURLWithPath: json)) }
+        if let svg { try Data(ChartReport.svg(comparison).utf8).write(to: URL(fileURLWithPath: svg)) }
+        if let markdown {
+            let chart = svg.map { URL(fileURLWithPath: $0).lastPathComponent }
+            try MarkdownReport.write(MarkdownReport.text(comparison, chart: chart), of: "compare", to: markdown)
+        }
+        if !comparison.failures.isEmpty { throw ExitCode(1) }
+    }
+
+    private func measure(_ bench: Bench, _ wanted: [System], into comparison: inout Comparison) throws {
         try Interruption.hold {
             for round in 1...rounds {
                 for system in wanted {
@@ -97,15 +107,6 @@ struct CompareCommand: ParsableCommand {
                 }
             }
         }
-        comparison.finish()
-        print(TextReport.text(comparison))
-        if let json { try comparison.encoded().write(to: URL(fileURLWithPath: json)) }
-        if let svg { try Data(ChartReport.svg(comparison).utf8).write(to: URL(fileURLWithPath: svg)) }
-        if let markdown {
-            let chart = svg.map { URL(fileURLWithPath: $0).lastPathComponent }
-            try MarkdownReport.write(comparison, chart: chart, to: markdown)
-        }
-        if !comparison.failures.isEmpty { throw ExitCode(1) }
     }
 }
 

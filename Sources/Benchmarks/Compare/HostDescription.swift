@@ -5,13 +5,13 @@ import HostOS
 import Images
 
 extension HostDescription {
-    /// The host as it is now.
-    init(_ bench: Bench) {
+    /// The host as it is now, and what runs on it.
+    init(kernel: DebianKernel, memoryMiB: Int, engine: String?, qemu: String?, qemuCPU: String) {
         func contents(_ path: String) -> String { (try? String(contentsOfFile: path, encoding: .utf8)) ?? "" }
         func trimmed(_ text: some StringProtocol) -> String { text.trimmingCharacters(in: .whitespacesAndNewlines) }
         let model = contents("/proc/cpuinfo").split(separator: "\n").first { $0.hasPrefix("model name") }
         var version = "none"
-        if let program = bench.qemu {
+        if let program = qemu {
             _ = try? ChildProcess.run(
                 program, ["--version"], environment: [:],
                 line: {
@@ -25,8 +25,8 @@ extension HostDescription {
             processor: trimmed(model?.split(separator: ":").last ?? "unknown"),
             processors: ProcessInfo.processInfo.activeProcessorCount,
             kernel: trimmed(contents("/proc/sys/kernel/osrelease")),
-            guestKernel: trimmed(contents(bench.kernel.root + "/version")), guestMemoryMiB: Bench.memoryMiB,
-            engine: bench.engine ?? "default", qemu: version, qemuCPU: bench.qemuCPU,
+            guestKernel: trimmed(contents(kernel.root + "/version")), guestMemoryMiB: memoryMiB,
+            engine: engine ?? "default", qemu: version, qemuCPU: qemuCPU,
             date: ISO8601DateFormatter().string(from: Date()),
             loadAtStart: contents("/proc/loadavg").split(separator: " ").first.flatMap { Double($0) } ?? 0)
     }

@@ -117,6 +117,7 @@ typedef struct {
     roost_tlb_entry *tlb_contexts[ROOST_TLB_CONTEXTS];
     roost_tlb_entry *tlb_never_matching;  // in force while watchpoints or #AC are armed
     roost_tlb_entry *fetch_tlb;  // 512 entries for the supervisor, 512 for the user
+    uint64_t *store_filter;      // 65,536 bits, one for each guest-physical page (hashed) that a TLB may let stores pass to
     uint64_t pdpte[4];           // PAE page-directory pointers, loaded with CR3
     uint32_t pcid_tag[16];       // PCID << 16 | address-space tag that holds its translations; 0 unknown
     uint16_t next_address_space;

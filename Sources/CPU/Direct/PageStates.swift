@@ -168,7 +168,7 @@ extension VCPU {
         if s.pointee.page_flags[Int(page)] & 1 == 0 {
             if hasGroup { return shareCodePage(page) }
             _ = roost_set_flags(s.pointee.page_flags + Int(page), 1)
-            s.pointee.direct_sweep = 1
+            if mayPassStores(to: page) { s.pointee.direct_sweep = 1 }
         }
     }
 
@@ -176,12 +176,6 @@ extension VCPU {
     func protectMarkedPages() {
         if s.pointee.direct_sweep == 0 { return }
         s.pointee.direct_sweep = 0
-        let entries = Int(ROOST_TLB_ENTRIES) * Int(ROOST_TLB_CONTEXTS)
-        let table = s.pointee.tlb_contexts.0.unsafelyUnwrapped
-        let pages = s.pointee.ram_limit >> 12
-        for n in 0..<entries where table[n].write_tag != ~0 {
-            let page = table[n].physical >> 12
-            if page < pages && s.pointee.page_flags[Int(page)] & 1 != 0 { table[n].write_tag = ~0 }
-        }
+        protectCodePages()
     }
 }

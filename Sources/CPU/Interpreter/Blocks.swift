@@ -10,13 +10,14 @@ internal import Glibc
 
 /// One decoded block.
 struct Block {
-    /// Guest-physical address of its first byte; ~0 when the entry is empty.
-    var physical: UInt64 = ~0
+    /// Guest-physical address of its first byte.
+    var physical: UInt64
     /// Page of the last instruction's tail when it crosses a page end, else the same page.
     var secondPage: UInt64 = 0
     /// The linear page, where that is part of its identity (see BlockTranslator.absoluteStart), else 0.
     var absolute: UInt64 = 0
-    var modeKey: UInt32 = 0
+    /// Zero when the entry is empty: no mode has that key.
+    var modeKey: UInt32
     var version: UInt32 = 0
     var secondVersion: UInt32 = 0
     /// Index of its first instruction.
@@ -35,12 +36,13 @@ struct Block {
 
 /// All decoded blocks of one vCPU.
 struct BlockCache {
-    static var tableSize: Int { 1 << 16 }
-    static var capacity: Int { 1 << 19 }
     static var maximumCount: Int { 32 }
     /// Entries that one block may be in, next to each other.
     static var ways: Int { 4 }
 
+    /// Entries of `table`, a power of two, and of `instructions`.
+    let tableSize: Int
+    let capacity: Int
     let table: UnsafeMutablePointer<Block>
     let instructions: UnsafeMutablePointer<Instruction>
     /// For each guest-physical page, which 64-byte chunks hold decoded code.
@@ -52,19 +54,22 @@ struct BlockCache {
     let dataStores: UnsafeMutablePointer<UInt16>
     let marks: UnsafeMutablePointer<UInt8>
 
-    init(pages: Int) {
-        table = .allocate(capacity: Self.tableSize)
-        table.initialize(repeating: Block(), count: Self.tableSize)
+    /// Makes room for the blocks of `codeCache` bytes of translated code: a block makes some 400 of them, and has six or
+    /// seven instructions.
+    init(pages: Int, codeCache: Int) {
+        tableSize = 1 << (Int.bitWidth - 1 - max(codeCache / 512, 2048).leadingZeroBitCount)
+        capacity = tableSize * 8
         // calloc: untouched pages cost nothing.
-        instructions = calloc(Self.capacity, MemoryLayout<Instruction>.stride)!
-            .bindMemory(to: Instruction.self, capacity: Self.capacity)
+        table = calloc(tableSize, MemoryLayout<Block>.stride)!.bindMemory(to: Block.self, capacity: tableSize)
+        instructions = calloc(capacity, MemoryLayout<Instruction>.stride)!
+            .bindMemory(to: Instruction.self, capacity: capacity)
         chunks = calloc(max(pages, 1), 8)!.bindMemory(to: UInt64.self, capacity: max(pages, 1))
         dataStores = calloc(max(pages, 1), 2)!.bindMemory(to: UInt16.self, capacity: max(pages, 1))
         marks = calloc(max(pages, 1), 1)!.bindMemory(to: UInt8.self, capacity: max(pages, 1))
     }
 
     func deallocate() {
-        table.deallocate()
+        free(table)
         free(instructions)
         free(chunks)
         free(dataStores)
@@ -72,14 +77,14 @@ struct BlockCache {
     }
 
     @inline(__always)
-    static func slot(_ physical: UInt64, _ modeKey: UInt32) -> Int {
+    func slot(_ physical: UInt64, _ modeKey: UInt32) -> Int {
         let mixed = (physical ^ UInt64(modeKey) << 40) &* 0x9E37_79B9_7F4A_7C15
-        return Int(truncatingIfNeeded: mixed >> 44) & (tableSize - ways)
+        return Int(truncatingIfNeeded: mixed >> 44) & (tableSize - Self.ways)
     }
 
     /// Forgets every block.
     mutating func removeAll() {
-        for n in 0..<Self.tableSize { table[n].physical = ~0 }
+        memset(table, 0, tableSize * MemoryLayout<Block>.stride)
         used = 0
     }
 }
@@ -127,7 +132,7 @@ extension VCPU {
         let linear = (s.pointee.rip &+ roost_effective_base_at(s, Int(ROOST_CS)).pointee) & s.pointee.linear_mask
         let physical = try translateFetch(linear)
         let absolute = linear >= BlockTranslator.absoluteStart && s.pointee.code_size == 8 ? linear & ~4095 : 0
-        let set = blocks.pointee.table + BlockCache.slot(physical, s.pointee.mode_key)
+        let set = blocks.pointee.table + blocks.pointee.slot(physical, s.pointee.mode_key)
         for way in 0..<BlockCache.ways {
             let block = set + way
             if block.pointee.physical != physical || block.pointee.modeKey != s.pointee.mode_key
@@ -183,7 +188,7 @@ extension VCPU {
     private func decodeBlock(
         _ block: UnsafeMutablePointer<Block>, _ linear: UInt64, _ physical: UInt64, _ absolute: UInt64
     ) throws(CPUException) -> UnsafePointer<Block> {
-        if blocks.pointee.used + BlockCache.maximumCount > BlockCache.capacity {
+        if blocks.pointee.used + BlockCache.maximumCount > blocks.pointee.capacity {
             blocks.pointee.removeAll()
             dropTranslations()
         }

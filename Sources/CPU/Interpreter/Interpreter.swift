@@ -9,13 +9,14 @@ public final class Interpreter {
     private let v: VCPU
     private let cache: UnsafeMutablePointer<BlockCache>
 
-    /// Makes an interpreter for a vCPU attached to its machine's memory.
-    public init(cpu: VirtualCPU, memory: GuestMemory) {
+    /// Makes an interpreter for a vCPU attached to its machine's memory; it has room for the blocks of so many bytes of
+    /// translated code.
+    public init(cpu: VirtualCPU, memory: GuestMemory, codeCache: Int = 32 << 20) {
         self.cpu = cpu
         cpu.prepareTables()
         v = cpu.vcpu
         cache = .allocate(capacity: 1)
-        cache.initialize(to: BlockCache(pages: Int(memory.limit / GuestMemory.pageSize)))
+        cache.initialize(to: BlockCache(pages: Int(memory.limit / GuestMemory.pageSize), codeCache: codeCache))
         v.s.pointee.blocks = UnsafeMutableRawPointer(cache)
         v.s.pointee.code_versions = memory.codeVersions
     }

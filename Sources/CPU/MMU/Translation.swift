@@ -125,6 +125,7 @@ extension VCPU {
         entry.pointee.write_tag = ~0
         if writable && flags & 5 == 0 {
             entry.pointee.write_tag = tag
+            noteStores(to: page)
             noteDirty(page)
         }
         entry.pointee.physical = page << 12 | (found.global ? EntryFlags.global : 0)
@@ -311,6 +312,7 @@ extension VCPU {
         }
         for n in 0..<64 { roost_large_pages_at(s, n).pointee = 0 }
         if let other = s.pointee.other_tlb { memset(other, 0xFF, entries * MemoryLayout<roost_tlb_entry>.stride) }
+        memset(s.pointee.store_filter.unsafelyUnwrapped, 0, Self.storeFilterWords * 8)
         s.pointee.huge_pages = 0
         // The tags begin anew with the tables empty: the next one must differ from the one in force.
         s.pointee.address_space = 1
@@ -445,12 +447,45 @@ extension VCPU {
         directStatesChanged()
     }
 
+    // MARK: Stores to code
+
+    static var storeFilterWords: Int { 1024 }
+
+    /// Remembers that a TLB entry may let stores to a page pass.
+    @inline(__always)
+    private func noteStores(to page: UInt64) {
+        let filter = s.pointee.store_filter.unsafelyUnwrapped
+        filter[Int(page >> 6) & (Self.storeFilterWords - 1)] |= 1 &<< (page & 63)
+    }
+
+    /// Whether there may be an entry that lets stores to a page pass.
+    @inline(__always)
+    func mayPassStores(to page: UInt64) -> Bool {
+        let filter = s.pointee.store_filter.unsafelyUnwrapped
+        return filter[Int(page >> 6) & (Self.storeFilterWords - 1)] &>> (page & 63) & 1 != 0
+    }
+
     /// A page now holds decoded code: stores to it must be noticed.
-    package func protectCodePage(_ page: UInt64) {
-        let entries = Int(ROOST_TLB_ENTRIES) * Int(ROOST_TLB_CONTEXTS)
-        let table = s.pointee.tlb_contexts.0.unsafelyUnwrapped
-        for n in 0..<entries where table[n].physical >> 12 == page { table[n].write_tag = ~0 }
-        guard let other = s.pointee.other_tlb else { return }
-        for n in 0..<entries where other[n].physical >> 12 == page { other[n].write_tag = ~0 }
+    ///
+    /// Most pages of code have never been stored to by this vCPU, and those need no look at all entries.
+    package func protectCodePage(_ page: UInt64) { if mayPassStores(to: page) { protectCodePages() } }
+
+    /// No entry of any TLB lets stores to pages of code pass from now on; the filter is made anew.
+    func protectCodePages() {
+        memset(s.pointee.store_filter.unsafelyUnwrapped, 0, Self.storeFilterWords * 8)
+        protectCodePages(in: s.pointee.tlb_contexts.0.unsafelyUnwrapped)
+        if let other = s.pointee.other_tlb { protectCodePages(in: other) }
+    }
+
+    private func protectCodePages(in table: UnsafeMutablePointer<roost_tlb_entry>) {
+        let pages = s.pointee.ram_limit >> 12
+        for n in 0..<Int(ROOST_TLB_ENTRIES) * Int(ROOST_TLB_CONTEXTS) where table[n].write_tag != ~0 {
+            let page = table[n].physical >> 12
+            if page < pages && s.pointee.page_flags[Int(page)] & 1 != 0 {
+                table[n].write_tag = ~0
+            } else {
+                noteStores(to: page)
+            }
+        }
     }
 }

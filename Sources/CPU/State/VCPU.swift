@@ -84,6 +84,7 @@ public final class VirtualCPU: @unchecked Sendable {
         didSet { state.pointee.group = group.map { Unmanaged.passUnretained($0).toOpaque() } }
     }
     private let fetchTable: UnsafeMutablePointer<roost_tlb_entry>
+    private let storeFilter: UnsafeMutablePointer<UInt64>
     private let tableBytes: Int
     private var cpuidTable: UnsafeMutablePointer<UInt32>?
 
@@ -106,6 +107,9 @@ public final class VirtualCPU: @unchecked Sendable {
         state.pointee.tlb = tables
         fetchTable = .allocate(capacity: 1024)
         state.pointee.fetch_tlb = fetchTable
+        storeFilter = .allocate(capacity: VCPU.storeFilterWords)
+        storeFilter.initialize(repeating: 0, count: VCPU.storeFilterWords)
+        state.pointee.store_filter = storeFilter
         state.pointee.instruction_limit = ~0
         state.pointee.apic_id = UInt32(id)
         model = CPUModel.host
@@ -161,6 +165,7 @@ public final class VirtualCPU: @unchecked Sendable {
     deinit {
         vcpu.releaseThunks()
         fetchTable.deallocate()
+        storeFilter.deallocate()
         cpuidTable?.deallocate()
         UnsafeMutableRawPointer(state).deallocate()
     }

@@ -38,7 +38,7 @@ struct TranslationRecord {
 
 /// All of one vCPU's translated code.
 struct TranslationCache {
-    static let jumpEntries = 16384
+    static let jumpEntries = 65536
     /// No block's code is longer.
     static let longestBlock = 32 << 10
     static let maximumRecords = 1 << 19

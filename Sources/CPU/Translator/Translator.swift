@@ -17,7 +17,7 @@ public final class Translator {
     /// How it translates.
     public struct Settings: Sendable {
         /// Bytes of translated code.
-        public var codeCache = 32 << 20
+        public var codeCache = 128 << 20
         /// Times that a block is interpreted before it is translated.
         public var heat: UInt8 = 2
         /// Count every instruction.
@@ -39,7 +39,7 @@ public final class Translator {
     public init(cpu: VirtualCPU, memory: GuestMemory, settings: Settings = Settings()) throws(HostError) {
         self.cpu = cpu
         self.memory = memory
-        interpreter = Interpreter(cpu: cpu, memory: memory)
+        interpreter = Interpreter(cpu: cpu, memory: memory, codeCache: settings.codeCache)
         let options = TranslationOptions(
             counts: settings.counts || settings.stopsExactly, stopsExactly: settings.stopsExactly,
             exactFlags: settings.exactFlags || settings.stopsExactly, chains: settings.chains)
@@ -196,7 +196,7 @@ extension VCPU {
         let number = cache.pointee.recordHolding(Int(truncatingIfNeeded: s.pointee.entry))
         let record = cache.pointee.record(number)
         let physical = record.page << 12 | UInt64(record.pageOffset)
-        let set = blocks.pointee.table + BlockCache.slot(physical, record.modeKey)
+        let set = blocks.pointee.table + blocks.pointee.slot(physical, record.modeKey)
         for way in 0..<BlockCache.ways where set[way].host == record.position {
             set[way].bails += set[way].bails < 255 ? 1 : 0
             if set[way].bails == Self.mostBails {
@@ -336,7 +336,7 @@ extension VCPU {
         }
         guard place >= 0, place < 4096 else { return nil }
         let physical = block.pointee.physical & ~4095 | UInt64(place)
-        let set = blocks.pointee.table + BlockCache.slot(physical, block.pointee.modeKey)
+        let set = blocks.pointee.table + blocks.pointee.slot(physical, block.pointee.modeKey)
         for way in 0..<BlockCache.ways {
             let found = set + way
             if found.pointee.physical == physical && found.pointee.modeKey == block.pointee.modeKey
@@ -355,7 +355,7 @@ extension VCPU {
     func dropTranslations() {
         if s.pointee.translation == nil { return }
         translations.pointee.removeAll()
-        for n in 0..<BlockCache.tableSize { blocks.pointee.table[n].host = 0 }
+        for n in 0..<blocks.pointee.tableSize { blocks.pointee.table[n].host = 0 }
     }
 
     /// A page's code has changed.

@@ -14,7 +14,7 @@ package enum EarlyUserSpace {
     }
 
     /// Busybox with all its names, the modules in `/modules` with their order, and the mount points.
-    static func archive(modules: [String], root: String) throws(ImageError) -> CPIOArchive {
+    package static func archive(modules: [String], root: String) throws(ImageError) -> CPIOArchive {
         let busybox = try Tool.require("busybox", package: "busybox-static")
         guard let program = FileManager.default.contents(atPath: busybox) else {
             throw ImageError(.fileSystem, "cannot read \(busybox)")

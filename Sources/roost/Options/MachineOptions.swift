@@ -13,7 +13,7 @@ struct MachineOptions: ParsableArguments {
     var engine: EngineKind = .auto
 
     @Option(help: "Memory for translated code, at least 1M.")
-    var codeCache: MemorySize = MemorySize(bytes: 32 << 20)
+    var codeCache: MemorySize = MemorySize(bytes: 128 << 20)
 
     @Option(help: "How user code runs under the translator: natively where that pays (auto), or translated.")
     var userMode: UserMode = .auto
