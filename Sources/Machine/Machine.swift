@@ -79,6 +79,8 @@ public final class Machine: Sendable {
         if let note = choice.note, configuration.showsNotes { Terminal.note("roost: \(note)") }
     }
 
+    deinit { for processor in processors { processor.disconnect() } }
+
     /// Puts all processors into the state after power-on.
     private func start(_ entry: EntryState) throws(MachineError) {
         for (number, processor) in processors.enumerated() {

@@ -101,6 +101,14 @@ package final class Processor: PowerControl, @unchecked Sendable {
         }
     }
 
+    /// Lets go of engine and board, which have references back; nothing runs any more.
+    func disconnect() {
+        replaceEngine(nil)
+        direct = nil
+        mover = nil
+        board = nil
+    }
+
     /// Lets user code run outside the engine.
     func runUserCodeDirectly(_ mode: DirectMode) { direct = DirectExecution(cpu: cpu, memory: memory, mode: mode) }
 

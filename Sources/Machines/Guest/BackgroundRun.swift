@@ -28,10 +28,9 @@ public final class BackgroundRun: Sendable {
     /// How it has ended; nil while it runs.
     public var outcome: MachineOutcome? { result.value.withLock { $0 } }
 
-    /// Ends it, waits, and writes its disks.
+    /// Ends it and waits.
     public func end() {
         machine.end()
         thread.join()
-        OpenDisks.flush()
     }
 }
