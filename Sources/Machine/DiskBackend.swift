@@ -14,7 +14,11 @@ public enum DiskErrorPolicy: String, Sendable, CaseIterable {
 
 /// An open image behind a block device.
 final class DiskBackend: BlockBackend {
-    let image: any DiskImage
+    /// The image; another one takes its place when a snapshot keeps it.
+    private let opened: Mutex<any DiskImage>
+    /// Held for reading by requests, for writing while the image is exchanged.
+    private let exchange = ReadersWriterLock()
+    private let options: DiskOptions
     let writesThrough: Bool
     private let traffic: Traffic
     private let policy: DiskErrorPolicy
@@ -24,12 +28,15 @@ final class DiskBackend: BlockBackend {
     private let waiting = Atomic<Int>(0)
 
     private init(_ image: any DiskImage, _ disk: DiskConfiguration, _ traffic: Traffic) {
-        self.image = image
+        opened = Mutex(image)
+        options = disk.options
         self.traffic = traffic
         writesThrough = disk.options.cache == .writethrough
         policy = disk.errorPolicy
         throttle = DiskThrottle(disk.limits)
     }
+
+    var image: any DiskImage { opened.withLock { $0 } }
 
     /// Whether several threads gain from using it at once.
     var isConcurrent: Bool { image is RawImage || (image as? NBDImage)?.allowsSeveral == true }
@@ -67,7 +74,7 @@ final class DiskBackend: BlockBackend {
         var isWaiting = false
         defer { if isWaiting { waiting.subtract(1, ordering: .relaxed) } }
         while true {
-            do { return try body() } catch let error as HostError {
+            do { return try exchange.read(body) } catch let error as HostError {
                 let isFull = HostErrorNumber.noRoom.contains(error.errno)
                 guard policy == .pause, isFull || error.errno == HostErrorNumber.ioError,
                     !isClosing.load(ordering: .relaxed)
@@ -99,10 +106,62 @@ final class DiskBackend: BlockBackend {
         }
     }
 
+    /// Gives the image's file another name, which nobody writes to from now on, and goes on with a new image over it in
+    /// its place. The guest stands still.
+    func lay(as layer: String) throws {
+        try exchange.write {
+            let path = image.path
+            try image.flush()
+            var name = Qcow2Options()
+            name.base = layer.split(separator: "/").last.map(String.init)
+            name.baseFormat = image.format
+            // The one that was open must let go of its file.
+            opened.withLock { $0 = ClosedImage(byteCount: $0.byteCount, path: path) }
+            do {
+                try HostFile.rename(path, to: layer)
+                do {
+                    _ = try Qcow2Image.create(path, name)
+                } catch {
+                    try? HostFile.rename(layer, to: path)
+                    throw error
+                }
+            } catch {
+                let old = try Disk.open(path, options)
+                opened.withLock { $0 = old }
+                throw error
+            }
+            let new = try Disk.open(path, options)
+            opened.withLock { $0 = new }
+        }
+    }
+
     /// Brings everything written to the file; says on the terminal if that fails.
     func close() {
         stopWaiting()
         guard !image.isReadOnly else { return }
         do { try image.flush() } catch { Terminal.note("roost: disk \(image.path): \(error)") }
     }
+}
+
+/// What stands for an image while it is exchanged: nobody asks it for anything.
+private final class ClosedImage: DiskImage {
+    let path: String
+    let byteCount: UInt64
+    var format: DiskFormat { .raw }
+    var isReadOnly: Bool { true }
+    var note: String? { nil }
+
+    init(byteCount: UInt64, path: String) {
+        self.byteCount = byteCount
+        self.path = path
+    }
+
+    private func refuse() throws(HostError) -> Never { throw HostError("use \(path)", errno: HostErrorNumber.ioError) }
+
+    func read(at offset: UInt64, into bytes: inout [UInt8], _ range: Range<Int>) throws { try refuse() }
+    func write(_ bytes: ArraySlice<UInt8>, at offset: UInt64) throws { try refuse() }
+    func flush() throws {}
+    func discard(at offset: UInt64, length: UInt64) throws { try refuse() }
+    func writeZeroes(at offset: UInt64, length: UInt64, mayUnmap: Bool) throws { try refuse() }
+    func extent(at offset: UInt64, limit: UInt64) throws -> DiskExtent { try refuse() }
 }

@@ -96,6 +96,15 @@ final class MachineDisks: Sendable {
         controller = VirtioSCSI(door: door, makeWorker: makeWorker)
     }
 
+    /// Keeps a disk's image under another name, and goes on over it.
+    func lay(_ path: String, as layer: String) throws(MachineError) {
+        let backends = entries.withLock { $0.compactMap(\.backend) }
+        guard let backend = backends.first(where: { $0.image.path == path }) else {
+            throw MachineError(.disk, "the machine has no disk \(path)")
+        }
+        do { try backend.lay(as: layer) } catch { throw MachineError(.disk, "disk \(path): \(error)") }
+    }
+
     /// Opens a disk that has a controller of its own.
     func openVirtio(_ disk: DiskConfiguration) throws(MachineError) -> (name: String, backend: DiskBackend) {
         let backend = try DiskBackend.open(disk, traffic)

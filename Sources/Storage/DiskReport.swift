@@ -54,6 +54,20 @@ public struct DiskReport: Sendable, Codable {
     }
 }
 
+extension DiskReport {
+    /// The base that a qcow2 image names, whoever has it open; nil if it has none or is of another format.
+    public static func base(of path: String) throws -> String? {
+        // O_RDONLY
+        let file = try FileDescriptor.open(path, 0)
+        let header = try file.read(at: 0, count: 20)
+        func number(_ range: Range<Int>) -> UInt64 { header[range].reduce(0) { $0 << 8 | UInt64($1) } }
+        guard header.count == 20, number(0..<4) == 0x5146_49FB else { return nil }
+        let (offset, length) = (number(8..<16), number(16..<20))
+        guard offset != 0, (1...1023).contains(length) else { return nil }
+        return String(decoding: try file.read(at: offset, count: Int(length)), as: UTF8.self)
+    }
+}
+
 extension Disk {
     /// Makes an empty raw image.
     public static func createRaw(

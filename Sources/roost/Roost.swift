@@ -18,7 +18,7 @@ struct Roost: ParsableCommand {
             ResumeCommand.self, ResetCommand.self,
             ConsoleCommand.self, LogsCommand.self, EventsCommand.self, ListCommand.self, InfoCommand.self,
             TopCommand.self, SetCommand.self, ForwardCommand.self, RenameCommand.self, DeleteCommand.self,
-            ExportCommand.self, ImportCommand.self,
+            SnapshotCommand.self, RestoreCommand.self, CloneCommand.self, ExportCommand.self, ImportCommand.self,
             ImageCommand.self, DiskCommand.self, DoctorCommand.self, MonitorCommand.self, ManualCommand.self,
         ])
 

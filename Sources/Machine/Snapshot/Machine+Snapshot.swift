@@ -94,6 +94,12 @@ extension Machine {
         return SnapshotResult(pause: pause, bytes: UInt64(manifest.pages) * GuestMemory.pageSize)
     }
 
+    /// Keeps what a disk holds in a file of another name, beside its own, and lets the guest write to a new one over it. For
+    /// `whilePaused`.
+    public func layDisk(_ path: String, as layer: String) throws(MachineError) {
+        try backends.disks.lay(path, as: layer)
+    }
+
     private static func createMemoryFile(_ folder: String, _ size: UInt64) throws(MachineError) -> FileDescriptor {
         do {
             // O_RDWR | O_CREAT | O_EXCL

@@ -1,6 +1,7 @@
 // The requests that a running machine answers. One more is one more row of the table.
 public import HostOS
 public import Machine
+internal import Synchronization
 
 /// What a running machine tells of itself.
 public struct MachineReport: Codable, Sendable {
@@ -25,6 +26,15 @@ public struct ByteCountParameters: Codable, Sendable {
     public init(bytes: UInt64) { self.bytes = bytes }
 }
 
+/// A name.
+public struct NameParameters: Codable, Sendable {
+    /// The name.
+    public var name: String
+
+    /// A name.
+    public init(name: String) { self.name = name }
+}
+
 /// The verbs of a machine's control socket.
 public enum MachineRequest {
     /// What it is doing: answers a `MachineReport`.
@@ -43,6 +53,10 @@ public enum MachineRequest {
     public static let balloon = "balloon"
     /// Streams the console, from so many bytes back (`ByteCountParameters`); input goes to the guest.
     public static let console = "console"
+    /// Takes a snapshot (`NameParameters`): streams its progress as JSON lines, `SnapshotNews`.
+    public static let takeSnapshot = "take-snapshot"
+    /// Deletes a snapshot: `NameParameters`.
+    public static let deleteSnapshot = "delete-snapshot"
     /// Streams what the agent in the guest says, and takes what it is told (AgentProtocol).
     public static let agent = "agent"
     /// Streams this run's events as JSON lines.
@@ -50,7 +64,8 @@ public enum MachineRequest {
 
     /// What is done for each.
     static func handlers(
-        _ machine: Machine, _ events: EventLog, note: @escaping @Sendable (MachineEvent) -> Void
+        _ machine: Machine, _ stored: StoredMachine, _ events: EventLog,
+        note: @escaping @Sendable (MachineEvent) -> Void
     ) -> [String: ControlServer.Handler] {
         [
             report: { _ in
@@ -95,6 +110,16 @@ public enum MachineRequest {
                 return .stream { connection in
                     ControlStream.pump(reader, to: connection) { machine.console.type($0) }
                 }
+            },
+            takeSnapshot: { call in
+                let name = try call.parameters(NameParameters.self).name
+                return .stream { connection in SnapshotNews.take(name, machine, stored, events, connection) }
+            },
+            deleteSnapshot: { call in
+                try snapshotsInTurn.withLock { _ in
+                    try stored.deleteSnapshot(try call.parameters(NameParameters.self).name)
+                }
+                return .done
             },
             agent: { _ in
                 let stream = SharedDescriptor(try machine.connectAgent())

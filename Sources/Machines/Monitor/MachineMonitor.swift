@@ -1,4 +1,5 @@
 // The process of a machine that is kept: takes it, runs it, answers for it, and writes down how it ended.
+internal import AgentClient
 internal import Foundation
 internal import HostOS
 public import Machine
@@ -10,13 +11,15 @@ public final class MachineMonitor: Sendable {
     private let store: MachineStore
     private let lock: MachineLock
     private let manifest: MachineManifest
+    private let goesOn: (snapshot: Snapshot?, isClone: Bool)
     private let record = Mutex(RunRecord())
 
     /// Takes a machine; nobody else has it until this object goes.
-    public init(_ stored: StoredMachine, in store: MachineStore) throws(MachinesError) {
+    public init(_ stored: StoredMachine, in store: MachineStore) throws {
         self.stored = stored
         self.store = store
         lock = try stored.lock()
+        goesOn = try stored.finishRestore()
         manifest = try stored.manifest()
     }
 
@@ -32,6 +35,7 @@ public final class MachineMonitor: Sendable {
         do {
             var configuration = manifest.machine.resolved(in: stored.folder)
             configuration.consoleLog = ConsoleLog(path: stored.consoleLogPath)
+            configuration.snapshot = goesOn.snapshot
             adjust(&configuration)
             machine = try Machine(configuration)
             let note: @Sendable (MachineEvent) -> Void = { [unowned machine] event in
@@ -41,8 +45,10 @@ public final class MachineMonitor: Sendable {
             machine.onEvent(note)
             server = try ControlServer(
                 path: try StoredMachine.socketPath(manifest),
-                handlers: MachineRequest.handlers(machine, events, note: note))
+                handlers: MachineRequest.handlers(machine, stored, events, note: note))
             try events.watch(machine.console.history)
+            stored.hasGoneOn()
+            if goesOn.snapshot != nil { try refreshGuest(machine) }
             try started(machine)
         } catch {
             events.note("failed", "\(error)")
@@ -59,6 +65,17 @@ public final class MachineMonitor: Sendable {
         return (outcome, machine)
     }
 
+    /// Tells the guest, as soon as its agent answers, what time it is, and a copy that it is one.
+    private func refreshGuest(_ machine: Machine) throws {
+        let identity = goesOn.isClone ? (machine: manifest.id.hexadecimal, host: stored.name) : nil
+        try HostThread.detached(name: "roost-refresh") {
+            guard let stream = try? machine.connectAgent(milliseconds: 30000),
+                let agent = try? AgentConnection(stream)
+            else { return }
+            do { try agent.refresh(identity: identity) } catch { Terminal.note("roost: \(error)") }
+        }
+    }
+
     private func change(_ body: (inout RunRecord) -> Void) throws(MachinesError) {
         let changed = record.withLock { record in
             body(&record)
@@ -66,4 +83,9 @@ public final class MachineMonitor: Sendable {
         }
         try stored.save(changed)
     }
+}
+
+extension UUID {
+    /// Its 32 digits.
+    var hexadecimal: String { uuidString.lowercased().filter { $0 != "-" } }
 }

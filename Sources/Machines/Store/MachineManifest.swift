@@ -17,6 +17,8 @@ public struct MachineManifest: Codable, Sendable {
     public var created: String
     /// The image that it was made from, by name or folder.
     public var image: String?
+    /// The snapshot that it went on from last, or that was taken last.
+    public var snapshot: String?
     /// It goes when it stops.
     public var isTemporary: Bool?
     /// What it is made of; paths without a leading slash are in the machine's folder.

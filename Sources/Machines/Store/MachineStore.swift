@@ -87,6 +87,13 @@ public struct MachineStore: Sendable {
         }
     }
 
+    /// A name that no machine has, made of another's.
+    public func freeName(after name: String) -> String {
+        var number = 1
+        while FileDescriptor.exists(place(of: "\(name)-\(number)").folder) { number += 1 }
+        return "\(name)-\(number)"
+    }
+
     /// A name that no machine has.
     public func freeName() -> String {
         while true {

@@ -1,0 +1,79 @@
+// How a snapshot of a running machine gets on, from its process to who asked for it.
+internal import Foundation
+internal import HostOS
+internal import Machine
+internal import Synchronization
+
+/// One thing at a time is done with the snapshots of this process's machine.
+let snapshotsInTurn = Mutex(())
+
+/// One line of the stream.
+struct SnapshotNews: Codable, Sendable {
+    /// Bytes of memory looked at, and those there are.
+    var done: UInt64 = 0
+    var total: UInt64 = 0
+    /// It is the last line.
+    var isOver = false
+    /// What went wrong.
+    var failure: String?
+
+    /// Takes a snapshot and tells how it gets on. It is taken to its end even if nobody listens any more.
+    static func take(
+        _ name: String, _ machine: Machine, _ stored: StoredMachine, _ events: EventLog, _ connection: LocalConnection
+    ) {
+        var last = SnapshotNews(isOver: true)
+        do {
+            var told: UInt64 = 0
+            try snapshotsInTurn.withLock { _ in
+                try stored.takeSnapshot(name, of: machine) { progress in
+                    let now = HostClock.monotonic
+                    guard now &- told > 100_000_000 else { return }
+                    told = now
+                    send(
+                        SnapshotNews(done: UInt64(progress.done) << 12, total: UInt64(progress.total) << 12), connection
+                    )
+                }
+            }
+            events.note("snapshot", name)
+        } catch {
+            last.failure = "\(error)"
+        }
+        send(last, connection)
+    }
+
+    private static func send(_ news: SnapshotNews, _ connection: LocalConnection) {
+        if let line = try? JSONText.line(news) { _ = connection.write(line) }
+    }
+}
+
+extension StoredMachine {
+    /// Takes a snapshot of the machine, running or not; `progress` gets bytes of memory done and in all.
+    public func takeSnapshot(_ name: String, progress: (UInt64, UInt64) -> Void) throws {
+        guard isRunning else {
+            let lock = try lock()
+            defer { withExtendedLifetime(lock) {} }
+            try finishRestore()
+            return try takeSnapshot(name, of: nil)
+        }
+        let stream = try control().stream(MachineRequest.takeSnapshot, NameParameters(name: name))
+        while let line = stream.readLine(limit: 1 << 16) {
+            guard let news = try? JSONDecoder().decode(SnapshotNews.self, from: Data(line.utf8)) else { break }
+            if let failure = news.failure { throw MachinesError(.fileSystem, failure) }
+            if news.isOver { return }
+            progress(news.done, news.total)
+        }
+        throw MachinesError(.notAnswering, "machine '\(self.name)' ended while the snapshot was taken; there is none")
+    }
+
+    /// Deletes a snapshot of the machine, running or not.
+    public func dropSnapshot(_ name: String) throws {
+        if isRunning {
+            _ = try control().call(MachineRequest.deleteSnapshot, NameParameters(name: name)) as NoParameters
+            return
+        }
+        let lock = try lock()
+        defer { withExtendedLifetime(lock) {} }
+        try finishRestore()
+        try deleteSnapshot(name)
+    }
+}

@@ -1,0 +1,126 @@
+// Taking and deleting snapshots of machines that are kept.
+internal import Foundation
+internal import HostOS
+internal import Images
+public import Machine
+internal import Storage
+
+/// Names of snapshots.
+enum ImageName {
+    static func isName(_ name: String) -> Bool { ImageStore.isName(name) && !name.hasPrefix("-") }
+}
+
+extension StoredMachine {
+    /// Takes a snapshot of the machine as it runs in this process, or, without one, of its disks; then the lock must be
+    /// held. It is in the list when all of it is on disk.
+    public func takeSnapshot(
+        _ name: String, of running: Machine?, progress: (SnapshotProgress) -> Void = { _ in }
+    ) throws {
+        guard ImageName.isName(name) else {
+            throw MachinesError(.badRequest, "'\(name)' cannot be a snapshot's name: letters, digits, '.', '_', '-'")
+        }
+        guard !FileDescriptor.exists(snapshotFolder(name)) else {
+            throw MachinesError(.exists, "machine '\(self.name)' has a snapshot '\(name)' already")
+        }
+        var manifest = try manifest()
+        let own = Self.ownDisks(manifest.machine)
+        if let other = manifest.machine.disks.first(where: { !$0.options.isReadOnly && !own.contains($0.path) }) {
+            throw MachinesError(
+                .badRequest,
+                "disk \(other.path) isn't the machine's own, so a snapshot can't keep what it holds; add ,readonly or take it away"
+            )
+        }
+        try explaining { () throws(HostError) in try PrivateFolder.make(snapshotsFolder) }
+        sweepSnapshots()
+        let work = snapshotsFolder + "/.taking-" + UUID().uuidString
+        try explaining { () throws(HostError) in try PrivateFolder.make(work) }
+        do {
+            let layers = own.map { _ in "layer-" + UUID().uuidString.lowercased() + ".qcow2" }
+            let record = SnapshotRecord(
+                created: Date().formatted(Date.ISO8601FormatStyle(includingFractionalSeconds: true)),
+                parent: manifest.snapshot, machine: manifest.machine, layers: layers, hasMemory: running != nil)
+            if let running {
+                try running.saveSnapshot(
+                    to: work + "/machine",
+                    whilePaused: { () throws(MachineError) in
+                        for (disk, layer) in zip(own, layers) {
+                            try running.layDisk(folder + "/" + disk, as: folder + "/" + layer)
+                        }
+                    }, progress: progress)
+            } else {
+                for (disk, layer) in zip(own, layers) { try layDisk(disk, as: layer) }
+            }
+            try DurableFile.write(try JSONText.pretty(record), to: work + "/record.json")
+            try HostFile.rename(work, to: snapshotFolder(name))
+        } catch {
+            try? FileManager.default.removeItem(atPath: work)
+            throw error
+        }
+        manifest.snapshot = name
+        try save(manifest)
+    }
+
+    /// Keeps a disk's file as a layer, with a new one over it in its place. Killed in between, the disk is missing until
+    /// `mendDisks` puts it back.
+    private func layDisk(_ disk: String, as layer: String) throws {
+        _ = try Disk.open(folder + "/" + disk, DiskOptions(format: .qcow2))
+        try HostFile.rename(folder + "/" + disk, to: folder + "/" + layer)
+        try makeDisk(disk, over: layer)
+    }
+
+    /// Puts a new, empty image over a layer in a disk's place.
+    func makeDisk(_ disk: String, over layer: String) throws {
+        let new = folder + "/.new-" + disk
+        try? FileManager.default.removeItem(atPath: new)
+        var options = Qcow2Options()
+        options.base = layer
+        options.baseFormat = .qcow2
+        let image = try Qcow2Image.create(new, options)
+        try image.flush()
+        try explaining { () throws(HostError) in try DurableFile.move(new, to: folder + "/" + disk) }
+    }
+
+    /// Deletes a snapshot. Those taken after it stay, with its parent as theirs.
+    public func deleteSnapshot(_ name: String) throws {
+        let record = try snapshot(name)
+        for child in try snapshots() where child.parent == name {
+            var changed = try snapshot(child.name)
+            changed.parent = record.parent
+            try DurableFile.write(try JSONText.pretty(changed), to: snapshotFolder(child.name) + "/record.json")
+        }
+        let doomed = snapshotsFolder + "/.deleted-" + UUID().uuidString
+        try explaining { () throws(HostError) in try HostFile.rename(snapshotFolder(name), to: doomed) }
+        var manifest = try manifest()
+        if manifest.snapshot == name {
+            manifest.snapshot = record.parent
+            try save(manifest)
+        }
+        if pendingRestore?.snapshot == name { try? FileManager.default.removeItem(atPath: goesOnPath) }
+        sweepSnapshots()
+    }
+
+    /// Removes what is half taken or half deleted, and layers that nothing stands on.
+    func sweepSnapshots() {
+        for name in (try? FileManager.default.contentsOfDirectory(atPath: snapshotsFolder)) ?? []
+        where name.hasPrefix(".taking-") || name.hasPrefix(".deleted-") {
+            try? FileManager.default.removeItem(atPath: snapshotsFolder + "/" + name)
+        }
+        guard let needed = try? neededLayers() else { return }
+        for name in (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
+        where name.hasPrefix("layer-") && !needed.contains(name) {
+            try? FileManager.default.removeItem(atPath: folder + "/" + name)
+        }
+    }
+
+    /// The layers that disks and snapshots stand on.
+    private func neededLayers() throws -> Set<String> {
+        var needed: Set<String> = []
+        var waiting = Self.ownDisks(try manifest().machine)
+        for summary in try snapshots() { waiting += try snapshot(summary.name).layers }
+        while let name = waiting.popLast() {
+            if !needed.insert(name).inserted { continue }
+            if let base = try DiskReport.base(of: folder + "/" + name), !base.contains("/") { waiting.append(base) }
+        }
+        return needed
+    }
+}
