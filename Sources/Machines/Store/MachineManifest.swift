@@ -33,6 +33,7 @@ public struct MachineManifest: Codable, Sendable {
     }
 
     static let largest = 1 << 20
+    private static let mostDisks = 31
 
     /// Reads a manifest; refuses what this version doesn't understand.
     public init(reading path: String) throws(MachinesError) {
@@ -58,6 +59,11 @@ public struct MachineManifest: Codable, Sendable {
         }
         do { self = try decoder.decode(Self.self, from: data) } catch {
             throw MachinesError(.damaged, "\(path): \(Self.explain(error))")
+        }
+        // The rest is checked when the machine is made.
+        guard (1 << 20...512 << 20).contains(machine.codeCache), machine.disks.count <= Self.mostDisks else {
+            throw MachinesError(
+                .damaged, "\(path): codeCache must be 1 MiB to 512 MiB, and disks at most \(Self.mostDisks)")
         }
     }
 
