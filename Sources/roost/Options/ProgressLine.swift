@@ -10,6 +10,7 @@ struct ProgressLine {
     private var stageStart: UInt64 = 0
     private var lastDrawn: UInt64 = 0
     private var isDrawn = false
+    private var isTold = false
 
     /// Takes in the state: stage, bytes done, bytes in all or 0.
     mutating func show(_ stage: String, _ done: UInt64, _ total: UInt64) {
@@ -17,7 +18,11 @@ struct ProgressLine {
         if stage != self.stage {
             self.stage = stage
             stageStart = now
-            if !isTerminal && now &- start > 1_000_000_000 { write("\(stage)\n") }
+            isTold = false
+        }
+        if !isTerminal && !isTold && now &- start > 1_000_000_000 {
+            isTold = true
+            write("\(stage)\n")
         }
         guard isTerminal, now &- start > 1_000_000_000, now &- lastDrawn > 100_000_000 else { return }
         lastDrawn = now
