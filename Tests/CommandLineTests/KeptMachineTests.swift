@@ -205,6 +205,64 @@ struct KeptMachineTests {
         try home.succeed("delete", "k", "--yes")
     }
 
+    @Test("A paused machine takes nothing in, and goes on where it stopped")
+    func paused() throws {
+        let home = try MachineHome()
+        try home.start("p", try home.kernel(TinyGuest.say("on") + Self.echo))
+        try home.succeed("pause", "p")
+        #expect(try home.status("p") == "paused")
+        try home.fail("stop", "p", status: 64, "roost resume")
+        let connection = try LocalConnection(to: try home.socket())
+        let request = "{\"version\":1,\"verb\":\"console\",\"parameters\":{\"bytes\":0}}\nhello"
+        #expect(connection.write(Array(request.utf8)) == nil)
+        #expect(connection.readLine(limit: 1000) == "{\"result\":{},\"version\":1}")
+        #expect(try home.succeed("logs", "p") == "on")
+        try home.succeed("resume", "p")
+        let isEchoed = try MachineHome.eventually { try home.succeed("logs", "p") == "onhello" }
+        #expect(isEchoed)
+        #expect(try home.events("p") == ["started", "paused", "resumed"])
+        try home.succeed("pause", "p")
+        try home.succeed("kill", "p")
+        #expect(try home.status("p") == "killed")
+    }
+
+    @Test("A machine made from an image keeps what the image was, whatever becomes of the image")
+    func images() throws {
+        let home = try MachineHome()
+        let image = home.folder + "/image"
+        try FileManager.default.createDirectory(atPath: image, withIntermediateDirectories: true)
+        _ = try home.kernel(TinyGuest.powerOff, "image/kernel")
+        try Data([1]).write(to: URL(fileURLWithPath: image + "/initrd"))
+        let disk = Data((0..<1 << 20).map { UInt8(truncatingIfNeeded: $0 &* 13) })
+        try disk.write(to: URL(fileURLWithPath: image + "/disk.raw"))
+        let manifest = """
+            {"version":1,"name":"image","variant":"minimal","suite":"none","kernel":"kernel","initrd":"initrd",
+            "disk":"disk.raw","commandLine":"","kernelRelease":"0","created":"2026-01-01T00:00:00Z","diskSize":1048576}
+            """
+        try Data(manifest.utf8).write(to: URL(fileURLWithPath: image + "/image.json"))
+        try Data("#cloud-config\n".utf8).write(to: URL(fileURLWithPath: home.folder + "/user-data"))
+        let options = ["--net", "none", "--memory", "32M", "--cloud-init", home.folder + "/user-data", image]
+        let run = try RoostRun(["run", "--name", "m"] + options, environment: home.environment)
+        #expect(run.status == 0, "\(run.error)")
+        #expect(try home.status("m") == "stopped")
+        let folder = home.folder + "/data/machines/m"
+        func number(_ path: String) throws -> UInt64? {
+            try FileManager.default.attributesOfItem(atPath: path)[.systemFileNumber] as? UInt64
+        }
+        let base = try number(folder + "/base.raw")
+        #expect(try base == number(image + "/disk.raw"))
+        #expect(try Data(contentsOf: URL(fileURLWithPath: folder + "/cidata.iso")).count % 2048 == 0)
+        // A run without a name writes to the image's disk: that becomes a file of its own first.
+        let unnamed = try RoostRun(["run"] + options, environment: home.environment)
+        #expect(unnamed.status == 0, "\(unnamed.error)")
+        #expect(try number(image + "/disk.raw") != base && number(folder + "/base.raw") == base)
+        #expect(try Data(contentsOf: URL(fileURLWithPath: image + "/disk.raw")) == disk)
+        try FileManager.default.removeItem(atPath: image)
+        try home.succeed("start", "m")
+        try home.succeed("disk", "convert", "-f", "raw", folder + "/disk.qcow2", home.folder + "/out.raw")
+        #expect(try Data(contentsOf: URL(fileURLWithPath: home.folder + "/out.raw")) == disk)
+    }
+
     @Test("A reset starts the guest again")
     func reset() throws {
         let home = try MachineHome()

@@ -77,7 +77,8 @@ struct ListingTests {
             #expect(pages.contains("roost-\(verb).1"), "\(pages)")
         }
         for page in pages {
-            let text = try run("/usr/bin/groff", ["-man", "-Tutf8", "-ww", "-z", home.folder + "/man/" + page])
+            let text = try run(
+                "/usr/bin/groff", ["-Kutf8", "-man", "-Tutf8", "-ww", "-z", home.folder + "/man/" + page])
             #expect(text.isEmpty, "\(page): \(text)")
         }
     }

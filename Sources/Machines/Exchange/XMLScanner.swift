@@ -3,9 +3,9 @@
 // Extensible Markup Language 1.0, fifth edition.
 
 /// Goes through a document from front to back.
-struct XMLScanner {
+package struct XMLScanner {
     /// What is met on the way.
-    enum Event: Equatable {
+    package enum Event: Equatable {
         /// A start tag; names without their prefixes.
         case open(String, [String: String])
         /// Text between tags.
@@ -17,12 +17,13 @@ struct XMLScanner {
     private var rest: Substring
     private var closesNext = false
     /// Whether all was understood, to the end.
-    private(set) var isComplete = false
+    package private(set) var isComplete = false
 
-    init(_ text: String) { rest = text[...] }
+    /// Begins at the front.
+    package init(_ text: String) { rest = text[...] }
 
     /// The next event; nil at the end, and where it isn't XML.
-    mutating func next() -> Event? {
+    package mutating func next() -> Event? {
         if closesNext {
             closesNext = false
             return .close
