@@ -1,7 +1,7 @@
 // The agent's messages: what is written is read back, and nothing that comes is trusted.
 import Testing
 
-@testable import AgentProtocol
+import AgentProtocol
 
 @Suite("Agent messages")
 struct AgentMessageTests {
