@@ -56,8 +56,8 @@ let package = Package(
         .testTarget(name: "DevicesTests", dependencies: ["Devices", "MachineTesting"]),
 
         // What stands behind devices.
-        .target(name: "Storage", dependencies: ["HostOS", "CNBD", "CZlib", "CZstd"]),
-        .testTarget(name: "StorageTests", dependencies: ["Storage"]),
+        .target(name: "Storage", dependencies: ["HostOS", "DeviceModel", "CNBD", "CZlib", "CZstd"]),
+        .testTarget(name: "StorageTests", dependencies: ["Storage", "DeviceModel"]),
         .target(name: "Network", dependencies: ["CSlirp", "HostOS"]),
         .testTarget(name: "NetworkTests", dependencies: ["Network"]),
 

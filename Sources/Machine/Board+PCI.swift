@@ -4,7 +4,7 @@
 //   0     host bridge
 //   1…    virtio disks, in the order of the command line
 //   then  virtio network cards, in the order of the command line, entropy, balloon, console (hvc0, for output only),
-//         sockets, the SCSI controller
+//         sockets, the SCSI controller, shared folders
 package import DeviceModel
 internal import Devices
 internal import GuestMemory
@@ -50,6 +50,7 @@ extension Board {
         try add(VirtioConsole(door: door, output: output))
         backends.sockets = try connectSockets(configuration, door: door)
         try add(backends.disks.controller)
+        try connectFolders(configuration, door: door)
         return backends
     }
 

@@ -57,6 +57,7 @@ extension MachineConfiguration: Codable {
         try container.take("drives", into: &drives)
         networks = []
         try container.take("networks", into: &networks)
+        try container.take("folders", into: &folders)
         sockets = try container.decodeIfPresent(VsockConfiguration.self, forKey: FieldName("sockets"))
         debugExitPort = try container.decodeIfPresent(UInt16.self, forKey: FieldName("debugExitPort"))
         try container.take("testDevice", into: &hasTestDevice)
@@ -79,6 +80,7 @@ extension MachineConfiguration: Codable {
         try container.put("disks", disks)
         try container.put("drives", drives, unless: [])
         try container.put("networks", networks)
+        try container.put("folders", folders, unless: [])
         try container.put("sockets", ifAny: sockets)
         try container.put("debugExitPort", ifAny: debugExitPort)
         try container.put("testDevice", hasTestDevice, unless: false)

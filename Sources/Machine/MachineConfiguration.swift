@@ -76,6 +76,8 @@ public struct MachineConfiguration: Sendable {
     public var drives: [String?] = []
     /// Network cards, in the order of their slots.
     public var networks = [NetworkConfiguration(.user(forwards: []))]
+    /// Folders of the host that the guest mounts.
+    public var folders: [FolderConfiguration] = []
     /// Sockets between guest and host; nil: none.
     public var sockets: VsockConfiguration?
     /// The console.

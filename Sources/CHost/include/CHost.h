@@ -4,6 +4,7 @@
 #include "alu.h"
 #include "checksum.h"
 #include "disk.h"
+#include "folder.h"
 #include "kvm.h"
 #include "stub.h"
 #include "vcpu.h"

@@ -1,4 +1,5 @@
 // What a virtio device is to its transport, and the transport to a device.
+public import DeviceModel
 internal import Dispatch
 
 /// Feature bits that every device shares.
@@ -64,6 +65,8 @@ public struct VirtioDeviceState: Codable, Sendable, Equatable {
     public var isWriteCacheOn: Bool?
     /// Of a SCSI controller.
     public var scsi: VirtioSCSI.State?
+    /// What the guest knows of a shared folder.
+    public var folder: SharedFolderState?
 
     /// Nothing held.
     public init() {}

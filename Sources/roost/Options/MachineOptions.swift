@@ -64,6 +64,12 @@ struct MachineOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
+            "A folder of the host's that the guest mounts: PATH[,tag=NAME][,readonly]; repeatable.",
+            valueName: "folder"))
+    var share: [ShareOption] = []
+
+    @Option(
+        help: ArgumentHelp(
             "Sockets to the guest (AF_VSOCK) through Unix sockets: PATH[,cid=N].", valueName: "path"))
     var vsock: VsockOption?
 
@@ -109,6 +115,7 @@ struct MachineOptions: ParsableArguments {
         configuration.clock = clock
         configuration.networks = try networks()
         configuration.sockets = vsock?.value ?? (clock == .host ? VsockConfiguration() : nil)
+        configuration.folders = share.map(\.value)
         configuration.debugExitPort = debugExit?.value
         configuration.hasTestDevice = testDevice
         configuration.rebootsOnReset = !noReboot

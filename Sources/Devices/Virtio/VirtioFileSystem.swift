@@ -1,0 +1,154 @@
+// The virtio file system device: FUSE messages for a folder of the host's.
+//
+// Virtual I/O Device (VIRTIO) 1.2, 5.11. Queues: 0 high priority (what needs no answer), 1 requests.
+//
+//   configuration  00 tag 36 bytes, padded with zeroes   24 num_request_queues 32
+public import DeviceModel
+internal import Synchronization
+
+/// What answers FUSE messages.
+public protocol FileServer: AnyObject, Sendable {
+    /// The answer to a request, with at most so many bytes; nil if there is none.
+    func answer(_ request: [UInt8], room: Int) -> [UInt8]?
+    /// Forgets all that the guest knows.
+    func reset()
+    /// All that the guest knows.
+    func saveState() -> SharedFolderState
+    /// Puts it back.
+    func restoreState(_ state: SharedFolderState) throws
+}
+
+/// A virtio file system.
+public final class VirtioFileSystem: VirtioDevice {
+    private struct Contents: Sendable {
+        var reference = WeakTransport()
+        /// Chains that the worker has: queue and head.
+        var inFlight: [UInt64: (queue: Int, head: UInt16)] = [:]
+        var next: UInt64 = 0
+    }
+
+    private struct Job: Sendable {
+        var number: UInt64
+        var queue: Int
+        var chain: DescriptorChain
+        var epoch: UInt64
+    }
+
+    /// Bytes of a request and of an answer at most: a megabyte and what comes with it.
+    static let longestMessage = (1 << 20) + 4096
+    /// Bytes of a tag.
+    public static let longestTag = 36
+
+    private let tag: [UInt8]
+    private let door: any Door
+    private let server: any FileServer
+    private let worker: any Worker
+    private let contents = Mutex(Contents())
+
+    /// Makes a device; the guest mounts it by its tag.
+    public init(tag: String, door: any Door, server: any FileServer, worker: any Worker) {
+        let bytes = Array(tag.utf8.prefix(Self.longestTag))
+        self.tag = bytes + [UInt8](repeating: 0, count: Self.longestTag - bytes.count)
+        self.door = door
+        self.server = server
+        self.worker = worker
+    }
+
+    /// File system.
+    public var deviceID: UInt16 { 26 }
+    /// Mass storage, other.
+    public var classCode: UInt32 { 0x01_80_00 }
+    /// High priority and requests.
+    public var queueSizes: [UInt16] { [64, 256] }
+    /// None of its own.
+    public var features: UInt64 { 0 }
+    /// Tag and number of request queues.
+    public var configuration: [UInt8] { tag + littleEndian(UInt32(1)) }
+    /// Keeps a weak reference.
+    public func attach(to transport: VirtioPCI) { contents.withLock { $0.reference.transport = transport } }
+    /// Nothing to do until the first request.
+    public func activate(features: UInt64) {}
+
+    /// The guest knows nothing any more; requests under way find their queue gone.
+    public func reset() {
+        contents.withLock { $0.inFlight = [:] }
+        worker.run { [server] in server.reset() }
+    }
+
+    /// Takes requests and gives them to the worker.
+    public func notified(queue: Int) {
+        guard let transport = contents.withLock({ $0.reference.transport }) else { return }
+        var jobs: [Job] = []
+        transport.withQueue(queue) { (locked) throws(VirtqueueError) in
+            repeat {
+                while let chain = try locked.pop() { jobs.append(try keep(chain, queue, in: locked)) }
+            } while try locked.enableNotifications()
+        }
+        submit(jobs, transport)
+    }
+
+    /// Notes a chain as under way, under the queue's lock; a driver can't have more of them than descriptors.
+    private func keep(_ chain: DescriptorChain, _ queue: Int, in locked: Virtqueue) throws(VirtqueueError) -> Job {
+        let limit = Int(locked.size)
+        let number = contents.withLock { contents -> UInt64? in
+            guard contents.inFlight.values.count(where: { $0.queue == queue }) < limit else { return nil }
+            contents.next &+= 1
+            contents.inFlight[contents.next] = (queue, chain.head)
+            return contents.next
+        }
+        guard let number else { throw .tooManyInFlight }
+        return Job(number: number, queue: queue, chain: chain, epoch: locked.epoch)
+    }
+
+    private func submit(_ jobs: [Job], _ transport: VirtioPCI) {
+        for job in jobs { worker.run { [weak self] in self?.perform(job, transport) } }
+    }
+
+    /// On the worker.
+    private func perform(_ job: Job, _ transport: VirtioPCI) {
+        let length = job.chain.readableLength
+        var answer: [UInt8] = []
+        if length <= Self.longestMessage {
+            let request = transport.memory.gather(job.chain.readable, limit: length)
+            answer = server.answer(request, room: min(job.chain.writableLength, Self.longestMessage)) ?? []
+        }
+        door.admit(.blockCompletion(id: job.number, error: 0, data: answer)) { [weak self] event in
+            guard let self, case .blockCompletion(_, _, let data) = event else { return }
+            transport.complete(job.queue, head: job.chain.head, epoch: job.epoch) {
+                self.contents.withLock { _ = $0.inFlight.removeValue(forKey: job.number) }
+                return transport.memory.scatter(data, into: job.chain.writable)
+            }
+        }
+    }
+
+    // MARK: State
+
+    /// Requests under way, which are done again, and what the guest knows.
+    public func saveDeviceState() -> VirtioDeviceState {
+        var state = VirtioDeviceState()
+        state.folder = server.saveState()
+        contents.withLock { contents in
+            // The queue is the upper bit: a queue has at most 256 heads.
+            state.inFlight = contents.inFlight.sorted { $0.key < $1.key }.map {
+                $0.value.head | UInt16($0.value.queue) << 15
+            }
+        }
+        return state
+    }
+
+    /// Puts back what the guest knows, and does requests again.
+    public func restoreDeviceState(_ state: VirtioDeviceState) throws {
+        if let folder = state.folder { try server.restoreState(folder) }
+        guard let transport = contents.withLock({ $0.reference.transport }) else { return }
+        for queue in 0..<2 {
+            var jobs: [Job] = []
+            transport.withQueue(queue) { (locked) throws(VirtqueueError) in
+                for head in state.inFlight where Int(head >> 15) == queue {
+                    jobs.append(try keep(try locked.chain(from: head & 0x7FFF), queue, in: locked))
+                }
+            }
+            submit(jobs, transport)
+            notified(queue: queue)
+        }
+    }
+}

@@ -1,0 +1,244 @@
+// A hostile client of a shared folder: nothing outside can be reached, and what it may hold is bounded.
+import DeviceModel
+import Foundation
+import Glibc
+import Storage
+import Testing
+
+/// Bytes of a FUSE message, <linux/fuse.h>.
+private func little<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
+    (0..<T.bitWidth / 8).map { UInt8(truncatingIfNeeded: value >> T($0 * 8)) }
+}
+
+private func text(_ name: String) -> [UInt8] { Array(name.utf8) + [0] }
+
+/// A guest that says what it likes.
+private final class Client {
+    let outside = FileManager.default.temporaryDirectory.appendingPathComponent("roost-\(UUID())").path
+    let path: String
+    let folder: SharedFolder
+
+    init(isReadOnly: Bool = false) throws {
+        path = outside + "/shared"
+        try FileManager.default.createDirectory(atPath: path + "/sub", withIntermediateDirectories: true)
+        for name in [outside + "/secret", path + "/file", path + "/sub/deep"] {
+            try Data(name.hasSuffix("secret") ? "secret".utf8 : "plain".utf8).write(to: URL(fileURLWithPath: name))
+        }
+        symlink("../secret", path + "/leads-out")
+        symlink(outside, path + "/folder-out")
+        folder = try SharedFolder(path: path, isReadOnly: isReadOnly)
+        #expect(call(26, 0, little(UInt32(7)) + little(UInt32(36)) + little(UInt64(0))).error == 0)
+    }
+
+    deinit { try? FileManager.default.removeItem(atPath: outside) }
+
+    func call(_ operation: UInt32, _ node: UInt64, _ arguments: [UInt8]) -> (error: Int32, data: [UInt8]) {
+        let request =
+            little(UInt32(40 + arguments.count)) + little(operation) + little(UInt64(77)) + little(node)
+            + [UInt8](repeating: 0, count: 16) + arguments
+        guard let answer = folder.answer(request, room: 1 << 17) else { return (0, []) }
+        #expect(answer.count >= 16 && answer.count <= 1 << 17 && Array(answer[8..<16]) == little(UInt64(77)))
+        return (-number(answer, 4, as: Int32.self), Array(answer[16...]))
+    }
+
+    func number<T: FixedWidthInteger>(_ bytes: [UInt8], _ offset: Int, as type: T.Type = T.self) -> T {
+        guard bytes.count >= offset + T.bitWidth / 8 else { return 0 }
+        return (0..<T.bitWidth / 8).reduce(0) { $0 | T(truncatingIfNeeded: bytes[offset + $1]) << T($1 * 8) }
+    }
+
+    /// Looks a name up; zero if it isn't there.
+    func lookUp(_ name: String, in folder: UInt64 = 1) -> UInt64 {
+        let (error, data) = call(1, folder, text(name))
+        return error == 0 ? number(data, 0) : 0
+    }
+
+    func open(_ node: UInt64, flags: Int32 = 0, operation: UInt32 = 14) -> (error: Int32, handle: UInt64) {
+        let (error, data) = call(operation, node, little(flags) + little(UInt32(0)))
+        return (error, number(data, 0))
+    }
+
+    func read(_ handle: UInt64, operation: UInt32 = 15) -> (error: Int32, data: [UInt8]) {
+        call(
+            operation, 1, little(handle) + little(UInt64(0)) + little(UInt32(65536)) + [UInt8](repeating: 0, count: 20))
+    }
+
+    var secret: String { (try? String(contentsOfFile: outside + "/secret", encoding: .utf8)) ?? "gone" }
+}
+
+@Suite("Shared folders") struct SharedFolderTests {
+    @Test("what is inside can be looked up, opened and read")
+    func inside() throws {
+        let client = try Client()
+        let deep = client.lookUp("deep", in: client.lookUp("sub"))
+        #expect(deep > 1)
+        let opened = client.open(deep)
+        #expect(opened.error == 0 && client.read(opened.handle).data == Array("plain".utf8))
+    }
+
+    @Test(
+        "names that lead elsewhere are not names",
+        arguments: ["..", ".", "", "../secret", "sub/deep", "/etc/passwd", "sub/../../secret"])
+    func names(name: String) throws {
+        let client = try Client()
+        #expect(client.call(1, 1, text(name)).error == ENOENT)
+        for (operation, arguments) in [
+            (8, little(UInt32(S_IFREG | 0o600)) + [UInt8](repeating: 0, count: 12) + text(name)),
+            (9, little(UInt64(0o700)) + text(name)), (6, text(name) + text("x")), (10, text(name)), (11, text(name)),
+            (12, little(UInt64(1)) + text("file") + text(name)), (12, little(UInt64(1)) + text(name) + text("stolen")),
+            (45, little(UInt64(1)) + little(UInt64(0)) + text(name) + text("stolen")),
+            (13, little(client.lookUp("file")) + text(name)),
+            (35, little(UInt32(0o101)) + little(UInt32(0o600)) + little(UInt64(0)) + text(name)),
+        ] as [(UInt32, [UInt8])] {
+            #expect(client.call(operation, 1, arguments).error != 0, "\(operation) \(name)")
+        }
+        #expect(client.secret == "secret")
+        #expect(FileManager.default.fileExists(atPath: client.path + "/file"))
+        #expect(!FileManager.default.fileExists(atPath: client.path + "/stolen"))
+    }
+
+    @Test("symbolic links are text: nothing behind them is opened, listed, truncated or made")
+    func links() throws {
+        let client = try Client()
+        let (link, folder) = (client.lookUp("leads-out"), client.lookUp("folder-out"))
+        #expect(client.call(5, link, []).data == Array("../secret".utf8))
+        #expect(client.open(link).error == EINVAL)
+        #expect(client.open(folder, operation: 27).error != 0)
+        #expect(client.lookUp("secret", in: folder) == 0)
+        #expect(
+            client.call(35, folder, little(UInt32(0o101)) + little(UInt32(0o600)) + little(UInt64(0)) + text("x")).error
+                != 0)
+        #expect(
+            client.call(35, 1, little(UInt32(0o1)) + little(UInt32(0o600)) + little(UInt64(0)) + text("leads-out"))
+                .error == ELOOP)
+        // Size and permissions through the link.
+        var attributes = little(UInt32(8 | 1)) + [UInt8](repeating: 0, count: 84)
+        attributes[68] = 0xFF
+        #expect(client.call(4, link, attributes).error != 0)
+        attributes[0] = 8
+        #expect(client.call(4, link, attributes).error != 0)
+        #expect(client.secret == "secret")
+    }
+
+    @Test("a file that became a link to the outside after it was looked up stays what it was, or is stale")
+    func race() throws {
+        let client = try Client()
+        let (file, sub) = (client.lookUp("file"), client.lookUp("sub"))
+        let deep = client.lookUp("deep", in: sub)
+        unlink(client.path + "/file")
+        symlink("../secret", client.path + "/file")
+        rename(client.path + "/sub", client.path + "/elsewhere")
+        symlink(client.outside, client.path + "/sub")
+        for node in [file, deep] {
+            let opened = client.open(node)
+            if opened.error == 0 { #expect(client.read(opened.handle).data == Array("plain".utf8)) }
+        }
+        #expect(client.lookUp("secret", in: sub) == 0)
+        // Found again from the top, after a restore.
+        let again = try SharedFolder(path: client.path, isReadOnly: false)
+        try again.restoreState(client.folder.saveState())
+        #expect(again.saveState().nodes.count == client.folder.saveState().nodes.count)
+    }
+
+    @Test("a guest goes on with its files and open files after a restore")
+    func restore() throws {
+        let client = try Client()
+        let deep = client.lookUp("deep", in: client.lookUp("sub"))
+        let handle = client.open(deep).handle
+        let state = client.folder.saveState()
+        #expect(state.nodes.count == 2 && state.handles.count == 1)
+        client.folder.reset()
+        #expect(client.read(handle).error == EBADF && client.open(deep).error == ESTALE)
+        try client.folder.restoreState(state)
+        #expect(client.read(handle).data == Array("plain".utf8))
+        #expect(client.open(deep).error == 0)
+        #expect(client.folder.saveState().nextNode == state.nextNode)
+    }
+
+    @Test("the folder above isn't told of, devices and set-user-ID aren't made")
+    func privileges() throws {
+        let client = try Client()
+        let opened = client.open(1, operation: 27)
+        let entries = client.read(opened.handle, operation: 28).data
+        var place = 0
+        var names: [String] = []
+        while place + 24 <= entries.count {
+            let length = Int(client.number(entries, place + 16, as: UInt32.self))
+            names.append(String(decoding: entries[(place + 24)..<(place + 24 + length)], as: UTF8.self))
+            if names.last == ".." { #expect(client.number(entries, place, as: UInt64.self) == 1) }
+            place += 24 + (length + 7) & ~7
+        }
+        #expect(Set(names) == [".", "..", "file", "sub", "leads-out", "folder-out"])
+        let rest = [UInt8](repeating: 0, count: 12)
+        for kind in [S_IFBLK, S_IFCHR] {
+            #expect(client.call(8, 1, little(UInt32(kind | 0o600)) + rest + text("device")).error == EPERM)
+        }
+        #expect(client.call(8, 1, little(UInt32(S_IFREG | 0o6755)) + rest + text("tool")).error == 0)
+        var status = stat()
+        #expect(stat(client.path + "/tool", &status) == 0 && status.st_mode & 0o7777 == 0o755)
+        #expect(client.call(8, 1, little(UInt32(S_IFIFO | 0o600)) + rest + text("fifo")).error == 0)
+        #expect(client.open(client.lookUp("fifo")).error == EINVAL, "nor does opening it wait")
+        #expect(
+            client.call(35, 1, little(UInt32(0o1)) + little(UInt32(0)) + little(UInt64(0)) + text("fifo")).error != 0)
+    }
+
+    @Test("a folder that is only to be read is only read")
+    func readOnly() throws {
+        let client = try Client(isReadOnly: true)
+        let file = client.lookUp("file")
+        #expect(client.open(file, flags: 2).error == EROFS && client.open(file, flags: 0o1000).error == EROFS)
+        for operation in [4, 6, 8, 9, 10, 11, 12, 13, 16, 35, 43, 45] as [UInt32] {
+            #expect(client.call(operation, 1, [UInt8](repeating: 0, count: 100)).error == EROFS, "\(operation)")
+        }
+        let opened = client.open(file)
+        #expect(client.read(opened.handle).data == Array("plain".utf8))
+    }
+
+    @Test("open files are bounded, and few descriptors serve many files")
+    func bounds() throws {
+        let client = try Client()
+        let descriptors = { (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").count) ?? 0 }
+        for n in 0..<2000 { try Data().write(to: URL(fileURLWithPath: client.path + "/\(n)")) }
+        let before = descriptors()
+        let nodes = (0..<2000).map { client.lookUp("\($0)") }
+        #expect(Set(nodes).count == 2000 && !nodes.contains(0))
+        #expect(descriptors() - before < 700)
+        for node in nodes { #expect(client.call(3, node, [UInt8](repeating: 0, count: 16)).error == 0) }
+        var last: Int32 = 0
+        for _ in 0..<5000 where last == 0 { last = client.open(nodes[0]).error }
+        #expect(last == ENFILE)
+        client.folder.reset()
+        #expect(descriptors() - before < 50)
+    }
+
+    @Test("random requests neither trap nor hang nor reach the outside")
+    func fuzz() throws {
+        let client = try Client()
+        var state: UInt64 = 0xF05E_5EED
+        func next() -> UInt64 {
+            state ^= state << 13
+            state ^= state >> 7
+            state ^= state << 17
+            return state
+        }
+        let names = ["file", "sub", "deep", "leads-out", "folder-out", "..", "secret", "new", "a/b", ""].map(text)
+        for round in 0..<20_000 {
+            var arguments: [UInt8] = []
+            for _ in 0..<(next() % 9) {
+                switch next() % 4 {
+                case 0: arguments += little(next() % 12)
+                case 1: arguments += little(next() >> (next() % 64))
+                case 2: arguments += little(UInt32(truncatingIfNeeded: next() % 1024))
+                default: arguments += names[Int(next() % UInt64(names.count))]
+                }
+            }
+            let operation = UInt32(next() % 50)
+            if operation == 43 || operation == 16 || operation == 4 { arguments = Array(arguments.prefix(24)) }
+            _ = client.call(operation, next() % 12, arguments)
+            if round % 2000 == 0 { _ = client.call(26, 0, little(UInt32(7)) + little(UInt32(36)) + little(UInt64(0))) }
+            // A request that is cut short, or lies about its length.
+            _ = client.folder.answer(Array(little(UInt32(truncatingIfNeeded: next() % 60)) + arguments), room: 16)
+        }
+        #expect(client.secret == "secret")
+        #expect(try FileManager.default.contentsOfDirectory(atPath: client.outside).sorted() == ["secret", "shared"])
+    }
+}
