@@ -122,6 +122,7 @@ extension MachineConfiguration {
         result.drives = drives.map { $0.map(resolve) }
         for index in networks.indices { result.networks[index].capture = networks[index].capture.map(resolve) }
         result.sockets?.path = sockets?.path.map(resolve)
+        for index in folders.indices { result.folders[index].path = resolve(folders[index].path) }
         return result
     }
 
@@ -140,6 +141,7 @@ extension MachineConfiguration {
         for index in disks.indices { result.disks[index].path = fix(disks[index].path) }
         result.drives = drives.map { $0.map(fix) }
         result.sockets?.path = sockets?.path.map(fix)
+        for index in folders.indices { result.folders[index].path = fix(folders[index].path) }
         for index in networks.indices {
             result.networks[index].capture = networks[index].capture.map(fix)
             if networks[index].macAddress == nil { result.networks[index].macAddress = Self.address(index, of: id) }
