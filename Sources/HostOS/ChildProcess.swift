@@ -68,8 +68,9 @@ public enum ChildProcess {
         return signal == 0 ? .exited((status >> 8) & 0xFF) : .signaled(signal)
     }
 
-    private static func spawn(
-        _ path: String, _ arguments: [String], _ environment: [String: String], output: Int32
+    /// Starts a program, a group of its own, its standard input empty; `socket` is its descriptor 3.
+    static func spawn(
+        _ path: String, _ arguments: [String], _ environment: [String: String], output: Int32, socket: Int32? = nil
     ) throws(HostError) -> pid_t {
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
@@ -77,6 +78,7 @@ public enum ChildProcess {
         posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
         posix_spawn_file_actions_adddup2(&actions, output, 1)
         posix_spawn_file_actions_adddup2(&actions, output, 2)
+        if let socket { posix_spawn_file_actions_adddup2(&actions, socket, ConnectedProcess.programEnd) }
 
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
@@ -126,5 +128,15 @@ public enum Interruption {
             for (index, signal) in signals.enumerated() { sigaction(signal, &former[index], nil) }
         }
         return try body()
+    }
+}
+
+/// Programs of the host.
+public enum HostProgram {
+    /// Where a program is, in `PATH` or the usual folders.
+    public static func find(_ name: String) -> String? {
+        let path = getenv("PATH").map { String(cString: $0) } ?? ""
+        let folders = path.split(separator: ":").map(String.init).filter { $0.hasPrefix("/") } + ["/usr/bin", "/bin"]
+        return folders.map { $0 + "/" + name }.first { access($0, X_OK) == 0 }
     }
 }

@@ -20,6 +20,7 @@ public final class TapDevice: Sendable {
     private enum Flag {
         static let tap: UInt16 = 0x0002
         static let noPacketInformation: UInt16 = 0x1000
+        static let severalQueues: UInt16 = 0x0100
         static let offloadHeader: UInt16 = 0x4000
         static let up: UInt16 = 1
     }
@@ -35,13 +36,16 @@ public final class TapDevice: Sendable {
     public let hasOffloadHeader: Bool
 
     /// Opens an interface, which is made if it isn't there; without a name the kernel chooses one.
-    public init(name wanted: String?) throws(HostError) {
+    ///
+    /// With `severalQueues` it can be opened again, a queue each time.
+    public init(name wanted: String?, severalQueues: Bool = false) throws(HostError) {
         descriptor = try FileDescriptor.open("/dev/net/tun", O_RDWR | O_NONBLOCK)
         var features: UInt32 = 0
         try descriptor.control(Request.getFeatures, &features)
         var hasHeader = features & UInt32(Flag.offloadHeader) != 0
         var request = Self.request(wanted ?? "")
         var flags = Flag.tap | Flag.noPacketInformation | (hasHeader ? Flag.offloadHeader : 0)
+        if severalQueues { flags |= Flag.severalQueues }
         (request[16], request[17]) = (UInt8(flags & 0xFF), UInt8(flags >> 8))
         try descriptor.control(Request.setInterface, &request)
         var length: Int32 = 12

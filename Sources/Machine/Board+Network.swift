@@ -13,8 +13,8 @@ private final class PortBackend: NetworkBackend {
         self.traffic = traffic
     }
 
-    func send(_ packet: [UInt8]) -> Bool {
-        guard port.send(packet) else { return false }
+    func send(_ packet: [UInt8], queue: Int) -> Bool {
+        guard port.send(packet, queue: queue) else { return false }
         traffic.addSent(max(0, packet.count - OffloadHeader.length))
         return true
     }
@@ -41,7 +41,7 @@ extension Board {
             let port: NetworkPort
             do {
                 let capture = try network.capture.map { path throws(NetworkError) in try PacketCapture(path: path) }
-                port = NetworkPort(try link(network.kind, index: index, address: address), capture: capture)
+                port = NetworkPort(try links(network.kind, index: index, address: address), capture: capture)
             } catch {
                 throw MachineError(error.code == .portInUse ? .port : .network, error.description)
             }
@@ -49,13 +49,15 @@ extension Board {
                 let (bits, overflow) = limit.burst.multipliedReportingOverflow(by: 8)
                 return TokenBucket(rate: limit.rate, burst: overflow ? .max : bits, now: door.now)
             }
-            let card = VirtioNet(macAddress: address, door: door, backend: PortBackend(port, traffic), limit: limit)
+            let card = VirtioNet(
+                macAddress: address, door: door, backend: PortBackend(port, traffic), pairs: network.kind.queues,
+                limit: limit)
             try add(card)
             do {
                 try port.start(
-                    deliver: { [weak card, traffic] packet in
+                    deliver: { [weak card, traffic] packet, queue in
                         traffic.addReceived(max(0, packet.count - OffloadHeader.length))
-                        card?.receive(packet)
+                        card?.receive(packet, queue: queue)
                     }, resume: { [weak card] in card?.resume() })
             } catch {
                 throw MachineError(.network, error.description)
@@ -65,15 +67,47 @@ extension Board {
         return ports
     }
 
-    private func link(_ kind: NetworkKind, index: Int, address: [UInt8]) throws(NetworkError) -> any NetworkLink {
+    /// What a card is plugged into, once for each of its pairs of queues.
+    private func links(_ kind: NetworkKind, index: Int, address: [UInt8]) throws(NetworkError) -> [any NetworkLink] {
         switch kind {
         case .user(let forwards):
-            return try UserNetwork(
-                forwards: forwards.map {
-                    PortForward($0.isUDP ? .udp : .tcp, hostPort: $0.hostPort, guestPort: $0.guestPort)
-                }, subnet: UInt8(truncatingIfNeeded: 2 + index))
-        case .tap(let interface, let bridge): return try TapNetwork(interface: interface, bridge: bridge)
-        case .virtualSwitch(let name): return try SwitchNetwork(network: name, address: address)
+            return [
+                try UserNetwork(forwards: forwards.map(PortForward.init), subnet: UInt8(truncatingIfNeeded: 2 + index))
+            ]
+        case .passt(let forwards): return [try PasstNetwork(forwards: forwards.map(PortForward.init))]
+        case .tap(let interface, let bridge, let queues):
+            return try TapNetwork.open(interface: interface, bridge: bridge, queues: queues)
+        case .virtualSwitch(let name): return [try SwitchNetwork(network: name, address: address)]
         }
+    }
+}
+
+extension PortForward {
+    /// As a machine's configuration has it.
+    init(_ forward: ForwardConfiguration) {
+        self.init(forward.isUDP ? .udp : .tcp, hostPort: forward.hostPort, guestPort: forward.guestPort)
+    }
+}
+
+extension Machine {
+    /// Opens a port of the host's loopback interface that leads to the guest, while the machine runs or not.
+    ///
+    /// `card` counts the configuration's networks; that one must be a user-mode network.
+    public func addForward(_ forward: ForwardConfiguration, card: Int = 0) throws(MachineError) {
+        try withPort(card) { (port) throws(NetworkError) in try port.add(PortForward(forward)) }
+    }
+
+    /// Closes such a port; connections that lead through it stay.
+    public func removeForward(_ forward: ForwardConfiguration, card: Int = 0) throws(MachineError) {
+        try withPort(card) { (port) throws(NetworkError) in try port.remove(PortForward(forward)) }
+    }
+
+    private func withPort(_ card: Int, _ body: (NetworkPort) throws(NetworkError) -> Void) throws(MachineError) {
+        guard backends.ports.indices.contains(card) else {
+            throw MachineError(.network, "network: there is no card \(card)")
+        }
+        do throws(NetworkError) {
+            try body(backends.ports[card])
+        } catch { throw MachineError(error.code == .portInUse ? .port : .network, error.description) }
     }
 }

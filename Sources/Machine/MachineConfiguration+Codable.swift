@@ -174,15 +174,18 @@ extension NetworkConfiguration: Codable {
         let container = try decoder.container(keyedBy: FieldName.self)
         let name = try container.decode(String.self, forKey: FieldName("kind"))
         switch name {
-        case "user":
+        case "user", "passt":
             var forwards: [ForwardConfiguration] = []
             try container.take("forwards", into: &forwards)
-            self.init(.user(forwards: forwards))
+            self.init(name == "user" ? .user(forwards: forwards) : .passt(forwards: forwards))
         case "tap":
+            var queues = 1
+            try container.take("queues", into: &queues)
+            guard 1...NetworkKind.mostQueues ~= queues else { throw container.unknown("queues", "\(queues)") }
             self.init(
                 .tap(
                     interface: try container.decodeIfPresent(String.self, forKey: FieldName("interface")),
-                    bridge: try container.decodeIfPresent(String.self, forKey: FieldName("bridge"))))
+                    bridge: try container.decodeIfPresent(String.self, forKey: FieldName("bridge")), queues: queues))
         case "switch": self.init(.virtualSwitch(name: try container.decode(String.self, forKey: FieldName("switch"))))
         default: throw container.unknown("kind", name)
         }
@@ -204,10 +207,14 @@ extension NetworkConfiguration: Codable {
         case .user(let forwards):
             try container.put("kind", "user")
             try container.put("forwards", forwards, unless: [])
-        case .tap(let interface, let bridge):
+        case .passt(let forwards):
+            try container.put("kind", "passt")
+            try container.put("forwards", forwards, unless: [])
+        case .tap(let interface, let bridge, let queues):
             try container.put("kind", "tap")
             try container.put("interface", ifAny: interface)
             try container.put("bridge", ifAny: bridge)
+            try container.put("queues", queues, unless: 1)
         case .virtualSwitch(let name):
             try container.put("kind", "switch")
             try container.put("switch", name)

@@ -1,4 +1,5 @@
 // Network cards of a machine, and what they are plugged into.
+internal import Devices
 internal import HostOS
 internal import Storage
 
@@ -23,10 +24,21 @@ public struct ForwardConfiguration: Sendable, Equatable {
 public enum NetworkKind: Sendable, Equatable {
     /// A user-mode network with these forwards.
     case user(forwards: [ForwardConfiguration])
+    /// A program, passt, with these forwards.
+    case passt(forwards: [ForwardConfiguration])
     /// An interface of the host, in a bridge or alone; without a name the kernel chooses one.
-    case tap(interface: String?, bridge: String?)
+    case tap(interface: String?, bridge: String?, queues: Int)
     /// A switch between machines of this host.
     case virtualSwitch(name: String)
+
+    /// The most pairs of queues that a card can have.
+    public static var mostQueues: Int { VirtioNet.mostPairs }
+
+    /// Pairs of queues.
+    var queues: Int {
+        if case .tap(_, _, let queues) = self { return queues }
+        return 1
+    }
 }
 
 /// A limit on what passes a network card, each way by itself.

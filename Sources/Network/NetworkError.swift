@@ -9,6 +9,8 @@ public struct NetworkError: Error, Sendable, Equatable, CustomStringConvertible 
         public static let portInUse = Code(name: "portInUse")
         /// A host port may not be opened.
         public static let portRefused = Code(name: "portRefused")
+        /// There is no such forward, or the network has none at all.
+        public static let noForward = Code(name: "noForward")
         /// A forward is misspelled.
         public static let badForward = Code(name: "badForward")
         /// An interface or a network has a name that can't be.

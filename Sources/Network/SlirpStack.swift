@@ -1,9 +1,12 @@
 // libslirp, driven by one thread.
 //
-// Invariant: after `run` has begun, only its thread calls libslirp; before, only the thread that made the stack.
+// Invariant: while `run` runs, only its thread calls libslirp; `perform` hands it what others want. Before, whoever has
+// `jobs` locked does.
 internal import CSlirp
+internal import Dispatch
 internal import Glibc
 internal import HostOS
+internal import Synchronization
 
 /// A timer that libslirp asked for.
 @safe private final class SlirpTimer {
@@ -14,6 +17,25 @@ internal import HostOS
     init(_ fire: @escaping @convention(c) (UnsafeMutableRawPointer?) -> Void, _ argument: UnsafeMutableRawPointer?) {
         unsafe self.fire = fire
         unsafe self.argument = argument
+    }
+}
+
+/// Something that another thread wants of the stack.
+private final class SlirpJob: Sendable {
+    let work: @Sendable (SlirpStack) throws(NetworkError) -> Void
+    private let outcome = Mutex<NetworkError?>(nil)
+    private let done = DispatchSemaphore(value: 0)
+
+    init(_ work: @escaping @Sendable (SlirpStack) throws(NetworkError) -> Void) { self.work = work }
+
+    func end(_ error: NetworkError?) {
+        outcome.withLock { $0 = error }
+        done.signal()
+    }
+
+    func wait() throws(NetworkError) {
+        done.wait()
+        if let error = outcome.withLock({ $0 }) { throw error }
     }
 }
 
@@ -28,6 +50,10 @@ internal import HostOS
     private var joins = false
     private let wake: Int32
     private let subnet: UInt8
+    private var forwards: [PortForward] = []
+
+    private enum Stage { case new, running, over }
+    private let jobs = Mutex<(stage: Stage, waiting: [SlirpJob])>((.new, []))
 
     static func address(_ a: UInt8, _ b: UInt8, _ c: UInt8, _ d: UInt8) -> in_addr {
         in_addr(s_addr: UInt32(a) | UInt32(b) << 8 | UInt32(c) << 16 | UInt32(d) << 24)
@@ -100,14 +126,67 @@ internal import HostOS
 
     // MARK: Forwards
 
+    /// Does something with the stack where nothing else does, and waits for it.
+    func perform(
+        _ queue: PacketQueue, _ work: @escaping @Sendable (SlirpStack) throws(NetworkError) -> Void
+    ) throws(NetworkError) {
+        let job = SlirpJob(work)
+        jobs.withLock { jobs in
+            switch jobs.stage {
+            case .new: doJob(job)
+            case .running: jobs.waiting.append(job)
+            case .over: job.end(NetworkError(.host, "network: it has ended"))
+            }
+        }
+        queue.wake.signal()
+        try job.wait()
+    }
+
+    private func doJob(_ job: SlirpJob) {
+        do throws(NetworkError) {
+            try job.work(self)
+            job.end(nil)
+        } catch { job.end(error) }
+    }
+
+    /// Begins or ends a stage, and refuses what still waits at the end.
+    private func enter(_ stage: Stage) {
+        let left = jobs.withLock { jobs in
+            jobs.stage = stage
+            defer { if stage == .over { jobs.waiting = [] } }
+            return stage == .over ? jobs.waiting : []
+        }
+        for job in left { job.end(NetworkError(.host, "network: it has ended")) }
+    }
+
+    private func doJobs() {
+        let waiting = jobs.withLock { jobs in
+            defer { jobs.waiting = [] }
+            return jobs.waiting
+        }
+        for job in waiting { doJob(job) }
+    }
+
     /// Opens a port of the host's loopback address.
     func add(_ forward: PortForward) throws(NetworkError) {
         try probe(forward)
-        // SAFETY: called before `run`, on the thread that made the stack.
+        // SAFETY: called by `perform`'s job, or by the thread that made the stack before anybody else has it.
         let result = unsafe slirp_add_hostfwd(
             slirp, forward.transport == .udp ? 1 : 0, Self.address(127, 0, 0, 1), Int32(forward.hostPort),
             Self.address(10, 0, subnet, 15), Int32(forward.guestPort))
         if result != 0 { throw Self.explain(HostError.last("listen"), forward) }
+        forwards.append(forward)
+    }
+
+    /// Closes a port; connections through it stay.
+    func remove(_ forward: PortForward) throws(NetworkError) {
+        guard let index = forwards.firstIndex(of: forward) else {
+            throw NetworkError(.noForward, "forward \(forward): there is none")
+        }
+        forwards.remove(at: index)
+        // SAFETY: as in `add`.
+        _ = unsafe slirp_remove_hostfwd(
+            slirp, forward.transport == .udp ? 1 : 0, Self.address(127, 0, 0, 1), Int32(forward.hostPort))
     }
 
     /// Tries the port without sharing: libslirp would share a datagram port silently.
@@ -164,7 +243,11 @@ internal import HostOS
         _ queue: PacketQueue, _ deliver: @escaping ([UInt8]) -> Void, _ resume: @escaping () -> Void
     ) {
         self.deliver = deliver
-        defer { self.deliver = nil }
+        enter(.running)
+        defer {
+            enter(.over)
+            self.deliver = nil
+        }
         while let (packets, isAwaited) = queue.take() {
             if isAwaited { resume() }
             joins = queue.offloads.isSuperset(of: [.checksum, .tcp4])
@@ -173,6 +256,7 @@ internal import HostOS
             }
             joiner.flush(deliver)
             wait(queue)
+            doJobs()
             fireTimers()
             joiner.flush(deliver)
         }

@@ -8,20 +8,37 @@ public final class TapNetwork: NetworkLink {
     private let queue: PacketQueue
     private let offloads: LinkOffloads
 
+    /// So many queues an interface has at most.
+    public static let mostQueues = 8
+
+    /// Opens or makes an interface and so many queues of it: the kernel sends packets of a connection to the queue by which
+    /// the last one of it came.
+    ///
+    /// - Spec: Linux, Documentation/networking/tuntap.rst, "Multiqueue tuntap interface"
+    public static func open(
+        interface: String?, bridge: String?, queues: Int
+    ) throws(NetworkError) -> [TapNetwork] {
+        let several = queues > 1
+        let first = try TapNetwork(interface: interface, bridge: bridge, severalQueues: several)
+        var all = [first]
+        while all.count < queues { all.append(try TapNetwork(interface: first.name, severalQueues: several)) }
+        return all
+    }
+
     /// Opens or makes an interface, puts it into a bridge if one is named, and switches it on.
-    public init(interface: String? = nil, bridge: String? = nil) throws(NetworkError) {
+    public init(interface: String? = nil, bridge: String? = nil, severalQueues: Bool = false) throws(NetworkError) {
         for name in [interface, bridge].compactMap(\.self) {
             guard Self.isName(name) else {
                 throw NetworkError(.badName, "network: \(name) can't be an interface's name")
             }
         }
         do {
-            device = try TapDevice(name: interface)
+            device = try TapDevice(name: interface, severalQueues: severalQueues)
             if let bridge { try device.join(bridge: bridge) }
             try device.bringUp()
             queue = try PacketQueue()
         } catch {
-            throw Self.explain(error, interface)
+            throw Self.explain(error, interface, severalQueues)
         }
         offloads = device.hasOffloadHeader ? [.checksum, .tcp4, .tcp6] : []
     }
@@ -36,7 +53,7 @@ public final class TapNetwork: NetworkLink {
             && name.utf8.allSatisfy { $0 > 32 && $0 < 127 && $0 != UInt8(ascii: "/") && $0 != UInt8(ascii: "%") }
     }
 
-    private static func explain(_ error: HostError, _ interface: String?) -> NetworkError {
+    private static func explain(_ error: HostError, _ interface: String?, _ severalQueues: Bool) -> NetworkError {
         let name = interface ?? "tap0"
         switch error.errno {
         case HostErrorNumber.notPermitted, HostErrorNumber.accessDenied:
@@ -48,6 +65,10 @@ public final class TapNetwork: NetworkLink {
         case HostErrorNumber.notFound, HostErrorNumber.noDevice:
             let hint = error.operation.contains("/dev/net/tun") ? ": load the kernel's module tun (modprobe tun)" : ""
             return NetworkError(.host, "network: \(error)\(hint)")
+        case HostErrorNumber.invalid where interface != nil:
+            let kind = severalQueues ? "one queue" : "several queues"
+            return NetworkError(
+                .host, "network: \(error): was \(name) made for \(kind)? queues= must fit (ip tuntap … multi_queue)")
         case HostErrorNumber.busy:
             return NetworkError(.host, "network: \(name) is in use by another process")
         default: return NetworkError(.host, "network: \(error)")

@@ -28,6 +28,16 @@ public final class UserNetwork: NetworkLink {
         } catch { throw NetworkError(.host, "network: \(error)") }
     }
 
+    /// Opens a port, at any time.
+    public func add(_ forward: PortForward) throws(NetworkError) {
+        try stack.perform(queue) { stack throws(NetworkError) in try stack.add(forward) }
+    }
+
+    /// Closes a port, at any time; connections through it stay.
+    public func remove(_ forward: PortForward) throws(NetworkError) {
+        try stack.perform(queue) { stack throws(NetworkError) in try stack.remove(forward) }
+    }
+
     /// Segments are joined if the guest takes them so.
     public func setGuestOffloads(_ offloads: LinkOffloads) { queue.offloads = offloads }
 

@@ -148,11 +148,58 @@ final class NetworkGuestTests {
         expectTransfers(output)
     }
 
+    @Test(
+        "a card with two queues uses both on two processors, and a guest can give it another address",
+        .enabled("needs root for a network namespace with a TAP interface") {
+            getuid() == 0 && access("/dev/net/tun", R_OK | W_OK) == 0
+                && system("unshare -n ip tuntap add t0 mode tap multi_queue 2>/dev/null") == 0
+        })
+    func severalQueues() throws {
+        let transfer = transfers("10.9.0.1", 5000).filter { $0 != "'" }
+        let commands = [
+            "ip link set eth0 address 02:00:00:00:00:77", "ping -c 2 10.9.0.1", "taskset 1 \(transfer)",
+            "taskset 2 \(transfer)", "grep virtio0 /proc/interrupts",
+        ].joined(separator: ";").replacing(" ", with: "+")
+        let output = try shell(
+            """
+            ip link set lo up; ip tuntap add roost0 mode tap multi_queue; ip addr add 10.9.0.1/24 dev roost0
+            ./throughput serve 5000 >server & until_there server serving
+            while sleep 0.2; do ip neigh show dev roost0; done >neighbors &
+            (guest 10.9.0.2/24 '\(commands)' --net tap,ifname=roost0,queues=2 --cpus 2)
+            sort -u neighbors
+            """, prefix: ["unshare", "-n"])
+        #expect(output.contains("2 packets received"), "\(output.suffix(3000))")
+        expectTransfers(output)
+        #expect(output.contains("lladdr 02:00:00:00:00:77"), "\(output.suffix(3000))")
+        // Interrupts of the second pair, whichever processor took them.
+        for name in ["virtio0-input.1", "virtio0-output.1"] {
+            let line = output.split(whereSeparator: \.isNewline).first { $0.hasSuffix(name) }
+            let counts = line?.split(separator: " ").dropFirst().prefix(2).compactMap { Int($0) } ?? []
+            #expect(counts.reduce(0, +) > 0, "\(name): \(output.suffix(3000))")
+        }
+    }
+
+    @Test("passt carries data both ways", .enabled("needs passt") { access("/usr/bin/passt", X_OK) == 0 })
+    func passt() throws {
+        let port = 20000 + (Int(getpid()) + 777) % 20000
+        // Its guests have the host's own address, so that the way to the host is by the gateway, whatever that is.
+        let output = try shell(
+            """
+            ./throughput serve \(port) >server & until_there server serving
+            ip link set lo up; ip link add d0 type bridge; ip addr add 10.7.0.2/24 dev d0; ip link set d0 up
+            ip route add default via 10.7.0.1
+            (guest 10.7.0.2/24 'ip+route+add+default+via+10.7.0.1;'\(transfers("10.7.0.1", port)) --net passt)
+            """, prefix: getuid() == 0 ? ["unshare", "-n"] : ["unshare", "-rn"])
+        expectTransfers(output)
+        #expect(!output.contains("passt has ended"))
+    }
+
     @Test("misspelled networks are refused with what was wanted")
     func misspelled() throws {
         let words = [
             "usr", "user,", "user,mac=1", "user,mac=01:00:00:00:00:00", "user,burst=1K", "user,rate=0", "user,rate=10X",
-            "user,ifname=a", "tap,forward=tcp:1:2", "switch=", "switch", "user,pcap=",
+            "user,ifname=a", "user,queues=2", "tap,queues=0", "tap,queues=9", "tap,queues=1,queues=2",
+            "tap,forward=tcp:1:2", "switch=", "switch", "user,pcap=",
             "user,mac=02:00:00:00:00:01,mac=2",
         ]
         for word in words {

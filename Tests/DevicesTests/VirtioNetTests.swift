@@ -11,16 +11,21 @@ private let mergeable: UInt64 = 1 << 15
 
 /// A backend that keeps what it is given, as long as it has room.
 final class RecordingBackend: NetworkBackend {
-    private let contents = Mutex((sent: [[UInt8]](), hasRoom: true, agreed: VirtioNetFeatures()))
+    private let contents = Mutex(
+        (sent: [[UInt8]](), queues: [Int](), hasRoom: true, agreed: VirtioNetFeatures()))
     var sent: [[UInt8]] { contents.withLock { $0.sent } }
+    var queues: [Int] { contents.withLock { $0.queues } }
     var agreed: VirtioNetFeatures { contents.withLock { $0.agreed } }
     var hasRoom: Bool {
         get { contents.withLock { $0.hasRoom } }
         set { contents.withLock { $0.hasRoom = newValue } }
     }
-    func send(_ packet: [UInt8]) -> Bool {
+    func send(_ packet: [UInt8], queue: Int) -> Bool {
         contents.withLock { contents in
-            if contents.hasRoom { contents.sent.append(packet) }
+            if contents.hasRoom {
+                contents.sent.append(packet)
+                contents.queues.append(queue)
+            }
             return contents.hasRoom
         }
     }
@@ -161,5 +166,123 @@ final class RecordingBackend: NetworkBackend {
         #expect(state.frames == [header + [1, 2, 3]])
         state.frames = [[1]]
         #expect(throws: StateError.self) { try card.restoreDeviceState(state) }
+    }
+
+    // MARK: Commands and several pairs
+
+    private static let control: UInt64 = 1 << 17 | 1 << 18 | 1 << 23
+    private static let several: UInt64 = 1 << 22
+
+    /// Sends a command by queue `index`; the card's answer.
+    private func command(_ rig: VirtioRig, _ index: Int, _ bytes: [UInt8]) -> UInt8? {
+        rig.put(bytes, at: 0x30_0000)
+        rig.put([0x55], at: 0x31_0000)
+        rig.queues[index].add([(0x30_0000, UInt32(bytes.count), false), (0x31_0000, 1, true)])
+        rig.kick(index)
+        return rig.queues[index].take() == nil ? nil : rig.bytes(0x31_0000, 1).first
+    }
+
+    private func frame(to target: [UInt8]) -> [UInt8] { header + target + [UInt8](repeating: 3, count: 60) }
+
+    /// Frames that the driver was given, by the first byte of their target.
+    private func received(_ card: VirtioNet, _ rig: VirtioRig, _ targets: [[UInt8]]) -> Int {
+        for index in 0..<targets.count { rig.queues[0].add([(0x21_0000 + UInt64(index) * 2048, 2048, true)]) }
+        rig.kick(0)
+        for target in targets { card.receive(frame(to: target)) }
+        var count = 0
+        while rig.queues[0].take() != nil { count += 1 }
+        return count
+    }
+
+    /// - Spec: virtio 1.2, 5.1.6.5.1
+    @Test func `a driver says which packets it wants`() throws {
+        let card = card()
+        let rig = try VirtioRig(card)
+        rig.start(features: version1 | mergeable | Self.control)
+        let targets: [[UInt8]] = [
+            [2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 9], [255, 255, 255, 255, 255, 255], [1, 0, 94, 0, 0, 7],
+            [51, 51, 0, 0, 0, 1],
+        ]
+        #expect(received(card, rig, targets) == 5)
+        #expect(command(rig, 2, [0, 0, 0]) == 0)
+        #expect(received(card, rig, targets) == 2)
+        #expect(command(rig, 2, [1, 0, 1, 0, 0, 0] + targets[1] + [1, 0, 0, 0] + targets[3]) == 0)
+        #expect(received(card, rig, targets) == 4)
+        #expect(command(rig, 2, [0, 1, 1]) == 0)
+        #expect(received(card, rig, targets) == 5)
+        #expect(command(rig, 2, [0, 1, 0]) == 0)
+        // Its own address.
+        #expect(command(rig, 2, [1, 1] + targets[4].map { $0 & 0xFE }) == 0)
+        #expect(rig.read(0x2000, 4) & 0xFF == 50)
+        #expect(received(card, rig, [targets[0]]) == 0)
+        let state = card.saveDeviceState()
+        rig.write(0x14, 1, 0)
+        #expect(rig.read(0x2000, 4) & 0xFF == 2)
+        try card.restoreDeviceState(state)
+        #expect(rig.read(0x2000, 4) & 0xFF == 50)
+    }
+
+    @Test(arguments: [
+        [], [0], [0, 0], [0, 2, 1], [9, 0, 1], [1, 1, 2, 0, 0], [1, 0, 255, 255, 255, 255], [1, 0, 1, 0, 0, 0, 1],
+        [1, 0, 0, 0, 0, 0], [4, 0, 1, 0], [4, 0], [1, 0] + [UInt8](repeating: 0, count: 9),
+    ])
+    func `commands that can't be are refused`(bytes: [UInt8]) throws {
+        let rig = try VirtioRig(card())
+        rig.start(features: version1 | mergeable | Self.control)
+        #expect(command(rig, 2, bytes) == 1)
+    }
+
+    @Test func `a table that is too long means that all is wanted`() throws {
+        let card = card()
+        let rig = try VirtioRig(card)
+        rig.start(features: version1 | mergeable | Self.control)
+        #expect(command(rig, 2, [0, 0, 0]) == 0)
+        #expect(command(rig, 2, [1, 0, 0, 1, 0, 0] + [UInt8](repeating: 0, count: 6000)) == 0)
+        #expect(received(card, rig, [[2, 0, 0, 0, 0, 9]]) == 1)
+    }
+
+    /// - Spec: virtio 1.2, 5.1.6.5.5
+    @Test func `several pairs of queues send and receive, as many as the driver uses`() throws {
+        let card = VirtioNet(macAddress: [2, 0, 0, 0, 0, 1], door: door, backend: backend, pairs: 4)
+        let rig = try VirtioRig(card)
+        rig.start(features: version1 | mergeable | Self.control | Self.several)
+        #expect(rig.queues.count == 9 && rig.read(0x2008, 2) == 4)
+        func arrivesAt(_ queue: Int) -> [Int] {
+            for pair in 0..<4 {
+                rig.queues[2 * pair].add([(0x22_0000 + UInt64(pair) * 4096, 2048, true)])
+                rig.kick(2 * pair)
+            }
+            card.receive(header + [UInt8](repeating: 3, count: 60), queue: queue)
+            return (0..<4).filter { rig.queues[2 * $0].take() != nil }
+        }
+        #expect(arrivesAt(2) == [0])
+        for refused in [[4, 0, 0, 0], [4, 0, 5, 0], [4, 0, 255, 255]] as [[UInt8]] {
+            #expect(command(rig, 8, refused) == 1)
+        }
+        #expect(command(rig, 8, [4, 0, 4, 0]) == 0)
+        rig.put(header + [UInt8](repeating: 7, count: 60), at: 0x20_0000)
+        for pair in [3, 1] {
+            rig.queues[2 * pair + 1].add([(0x20_0000, 72, false)])
+            rig.kick(2 * pair + 1)
+        }
+        #expect(backend.queues == [3, 1])
+        #expect(arrivesAt(2) == [2])
+    }
+
+    @Test func `without several pairs agreed to, commands come by queue 2`() throws {
+        let card = VirtioNet(macAddress: [2, 0, 0, 0, 0, 1], door: door, backend: backend, pairs: 2)
+        let rig = try VirtioRig(card)
+        rig.start(features: version1 | mergeable | Self.control)
+        #expect(command(rig, 2, [0, 0, 1]) == 0)
+        #expect(command(rig, 2, [4, 0, 2, 0]) == 1)
+        #expect(command(rig, 4, [0, 0, 1]) == nil)
+    }
+
+    @Test func `saved settings that can't be are refused`() throws {
+        let several = VirtioNet(macAddress: [2, 0, 0, 0, 0, 1], door: door, backend: backend, pairs: 4)
+        let rig = try VirtioRig(several)
+        rig.start(features: version1 | Self.control | Self.several)
+        #expect(command(rig, 8, [4, 0, 4, 0]) == 0)
+        #expect(throws: StateError.self) { try card().restoreDeviceState(several.saveDeviceState()) }
     }
 }

@@ -339,7 +339,7 @@ private final class SilentHost: VsockBackend {
         switch kind {
         case 5: return VirtioBlock(backend: MemoryDisk(sectors: 64), door: door, queues: 4, workers: [InlineWorker()])
         case 0: return VirtioBlock(backend: MemoryDisk(sectors: 64), door: door, workers: [InlineWorker()])
-        case 1: return VirtioNet(macAddress: [2, 0, 0, 0, 0, 1], door: door, backend: RecordingBackend())
+        case 1: return VirtioNet(macAddress: [2, 0, 0, 0, 0, 1], door: door, backend: RecordingBackend(), pairs: 2)
         case 2: return VirtioConsole(door: door) { _ in }
         case 6:
             let controller = VirtioSCSI(door: door) { InlineWorker() }

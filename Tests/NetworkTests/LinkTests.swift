@@ -33,9 +33,9 @@ private final class TestLink: NetworkLink {
 @Suite struct NetworkPortTests {
     @Test func `a guest gets only what it takes`() throws {
         let link = TestLink()
-        let port = NetworkPort(link)
+        let port = NetworkPort([link])
         let frames = Frames()
-        try port.start(deliver: { frames.add($0) }, resume: {})
+        try port.start(deliver: { packet, _ in frames.add(packet) }, resume: {})
         let deliver = try #require(link.deliver.withLock { $0 })
         let packet = Sample().packet
         deliver(packet)
@@ -45,16 +45,29 @@ private final class TestLink: NetworkLink {
         #expect(frames.all.count == 5 && frames.all.last == Array(packet.dropFirst(12)))
     }
 
+    @Test func `each queue has its link`() throws {
+        let links = [TestLink(), TestLink()]
+        let port = NetworkPort(links)
+        let seen = Mutex<[Int]>([])
+        try port.start(deliver: { _, queue in seen.withLock { $0.append(queue) } }, resume: {})
+        let packet = noHeader + frame(to: everyone, from: [2, 0, 0, 0, 0, 1], [1])
+        links[1].deliver.withLock { $0 }?(packet)
+        links[0].deliver.withLock { $0 }?(packet)
+        #expect(seen.withLock { $0 } == [1, 0])
+        #expect(port.send(packet, queue: 1) && links[1].sent.all.count == 1 && links[0].sent.all.isEmpty)
+        #expect(!port.send(packet, queue: 2))
+    }
+
     @Test func `a capture holds each packet that passed, and is whole at any time`() throws {
         let path = temporaryPath()
         defer { unlink(path) }
         let link = TestLink()
-        let port = NetworkPort(link, capture: try PacketCapture(path: path))
-        try port.start(deliver: { _ in }, resume: {})
+        let port = NetworkPort([link], capture: try PacketCapture(path: path))
+        try port.start(deliver: { _, _ in }, resume: {})
         let out = frame(to: everyone, from: [2, 0, 0, 0, 0, 1], [UInt8](repeating: 7, count: 50))
         let back = frame(to: [2, 0, 0, 0, 0, 1], from: [2, 0, 0, 0, 0, 2], [1, 2, 3])
-        #expect(port.send(noHeader + out))
-        #expect(!port.send(noHeader + [UInt8](repeating: 0, count: 2000)))
+        #expect(port.send(noHeader + out, queue: 0))
+        #expect(!port.send(noHeader + [UInt8](repeating: 0, count: 2000), queue: 0))
         link.deliver.withLock { $0 }?(noHeader + back)
         let file = try #require(fopen(path, "r"))
         defer { fclose(file) }

@@ -1,6 +1,7 @@
 // The virtio network device.
 //
-// Virtual I/O Device (VIRTIO) 1.2, 5.1. Queue 0 receives, queue 1 transmits.
+// Virtual I/O Device (VIRTIO) 1.2, 5.1. Queues 0, 2, 4 … receive, 1, 3, 5 … transmit; the one after the last is for
+// commands (VirtioNetControl.swift), or queue 2 if the driver didn't agree to several pairs.
 //
 //   configuration  00 mac 6 bytes   06 status 16 (bit 0 link up)   08 max_virtqueue_pairs 16   0A mtu 16
 //   header         flags 8, gso_type 8, hdr_len 16, gso_size 16, csum_start 16, csum_offset 16, num_buffers 16
@@ -36,17 +37,27 @@ public struct VirtioNetFeatures: OptionSet, Sendable {
     public static let mergeableBuffers = VirtioNetFeatures(rawValue: 1 << 15)
     /// There is a link state.
     public static let status = VirtioNetFeatures(rawValue: 1 << 16)
+    /// There is a queue for commands.
+    public static let control = VirtioNetFeatures(rawValue: 1 << 17)
+    /// Commands say which packets the driver wants.
+    public static let filter = VirtioNetFeatures(rawValue: 1 << 18)
+    /// There may be several pairs of queues.
+    public static let multiqueue = VirtioNetFeatures(rawValue: 1 << 22)
+    /// A command sets the MAC address.
+    public static let settableAddress = VirtioNetFeatures(rawValue: 1 << 23)
 
     /// What the card offers.
     static let offered: VirtioNetFeatures = [
         .checksum, .guestChecksum, .address, .guestTCP4, .guestTCP6, .hostTCP4, .hostTCP6, .mergeableBuffers, .status,
+        .control, .filter, .settableAddress,
     ]
 }
 
 /// What a network card stands on.
 public protocol NetworkBackend: AnyObject, Sendable {
-    /// A packet of the guest's. False: there is no room; the card is told by `VirtioNet.resume` when there is.
-    func send(_ packet: [UInt8]) -> Bool
+    /// A packet of the guest's, from a pair of queues. False: there is no room; the card is told by `VirtioNet.resume` when
+    /// there is.
+    func send(_ packet: [UInt8], queue: Int) -> Bool
     /// The driver has agreed to these features: what `VirtioNet.receive` is given must suit them.
     func agreed(to features: VirtioNetFeatures)
 }
@@ -54,8 +65,10 @@ public protocol NetworkBackend: AnyObject, Sendable {
 /// A virtio network card.
 public final class VirtioNet: VirtioDevice {
     private struct Contents: Sendable {
-        var waiting: [[UInt8]] = []
-        var merges = false
+        /// Packets for the driver, by pair of queues.
+        var waiting: [[[UInt8]]]
+        var features = VirtioNetFeatures()
+        var control: VirtioNetControl
         var isUp = true
         var reference = WeakTransport()
         var dropped: UInt64 = 0
@@ -68,20 +81,32 @@ public final class VirtioNet: VirtioDevice {
     static let largestPacket = headerLength + 14 + 8 + 65535
     static let mostWaiting = 256
 
+    /// No card has more pairs of queues.
+    public static let mostPairs = 8
+
     private let address: [UInt8]
+    private let pairs: Int
     private let door: any Door
     private let backend: any NetworkBackend
     private let contents: Mutex<Contents>
     private let timers = Mutex<[any DoorTimer]>([])
 
-    /// Makes a card with a MAC address of six bytes; a limit counts bits, in each direction by itself.
-    public init(macAddress: [UInt8], door: any Door, backend: any NetworkBackend, limit: TokenBucket? = nil) {
-        address = Array((macAddress + [UInt8](repeating: 0, count: 6)).prefix(6))
+    /// Makes a card with a MAC address of six bytes and so many pairs of queues; a limit counts bits, in each direction by
+    /// itself.
+    public init(
+        macAddress: [UInt8], door: any Door, backend: any NetworkBackend, pairs: Int = 1, limit: TokenBucket? = nil
+    ) {
+        let address = Array((macAddress + [UInt8](repeating: 0, count: 6)).prefix(6))
+        self.address = address
+        self.pairs = min(max(pairs, 1), Self.mostPairs)
         self.door = door
         self.backend = backend
-        contents = Mutex(Contents(sending: limit, receiving: limit))
+        contents = Mutex(
+            Contents(
+                waiting: Array(repeating: [], count: self.pairs), control: VirtioNetControl(address: address),
+                sending: limit, receiving: limit))
         guard limit != nil else { return }
-        let made = (0..<2).map { queue in door.makeTimer { [weak self] in self?.notified(queue: queue) } }
+        let made = [true, false].map { receives in door.makeTimer { [weak self] in self?.serve(receives) } }
         timers.withLock { $0 = made }
     }
 
@@ -89,15 +114,17 @@ public final class VirtioNet: VirtioDevice {
     public var deviceID: UInt16 { 1 }
     /// Ethernet controller.
     public var classCode: UInt32 { 0x020000 }
-    /// Receive and transmit.
-    public var queueSizes: [UInt16] { [256, 256] }
-    /// Offloads, MAC, MRG_RXBUF, STATUS.
-    public var features: UInt64 { VirtioNetFeatures.offered.rawValue }
+    /// Receive and transmit, as many times as there are pairs, and the commands.
+    public var queueSizes: [UInt16] { Array(repeating: 256, count: 2 * pairs) + [64] }
+    /// Offloads, MAC, MRG_RXBUF, STATUS, CTRL_VQ, CTRL_RX, CTRL_MAC_ADDR; MQ if there are several pairs.
+    public var features: UInt64 {
+        VirtioNetFeatures.offered.union(pairs > 1 ? .multiqueue : []).rawValue
+    }
 
     /// MAC address and link state.
     public var configuration: [UInt8] {
-        let isUp = contents.withLock { $0.isUp }
-        return address + [isUp ? 1 : 0, 0] + [1, 0] + littleEndian(UInt16(1500))
+        let (isUp, address) = contents.withLock { ($0.isUp, $0.control.address) }
+        return address + [isUp ? 1 : 0, 0] + littleEndian(UInt16(pairs)) + littleEndian(UInt16(1500))
     }
 
     /// Packets from outside that found no room.
@@ -106,45 +133,78 @@ public final class VirtioNet: VirtioDevice {
     /// Keeps a weak reference.
     public func attach(to transport: VirtioPCI) { contents.withLock { $0.reference.transport = transport } }
 
-    /// Remembers whether a packet may span buffers, and tells the backend what the driver takes.
+    /// Remembers what the driver takes, and tells the backend.
     public func activate(features: UInt64) {
         let agreed = VirtioNetFeatures(rawValue: features)
-        contents.withLock { $0.merges = agreed.contains(.mergeableBuffers) }
+        contents.withLock { $0.features = agreed }
         backend.agreed(to: agreed)
     }
 
-    /// Forgets packets that wait.
+    /// Forgets packets that wait, and what commands set.
     public func reset() {
-        contents.withLock { $0.waiting = [] }
+        contents.withLock { contents in
+            contents.waiting = Array(repeating: [], count: pairs)
+            contents.control = VirtioNetControl(address: address)
+            contents.features = []
+        }
         backend.agreed(to: [])
     }
 
-    /// The driver gives buffers to receive into, or packets to send.
+    /// The driver gives buffers to receive into, packets to send, or commands.
+    ///
+    /// - Spec: virtio 1.2, 5.1.2
     public func notified(queue: Int) {
-        guard let transport = contents.withLock({ $0.reference.transport }) else { return }
-        if queue == 0 { deliver(transport) } else { send(transport) }
+        let (transport, features) = contents.withLock { ($0.reference.transport, $0.features) }
+        guard let transport else { return }
+        let commands = features.contains(.multiqueue) ? 2 * pairs : 2
+        if queue == commands {
+            if features.contains(.control) { obey(transport, commands) }
+        } else if queue < commands {
+            if queue & 1 == 0 { deliver(transport, pair: queue / 2) } else { send(transport, pair: queue / 2) }
+        }
     }
 
     /// The backend has room again.
-    public func resume() { notified(queue: 1) }
+    public func resume() { serve(false) }
 
-    /// Takes as much of a queue's limit as a packet needs; false, and a timer is armed, if that isn't there yet.
-    private func passes(_ length: Int, queue: Int) -> Bool {
+    /// Looks at all queues that receive, or at all that send.
+    private func serve(_ receives: Bool) {
+        let active = contents.withLock { $0.control.pairs }
+        for pair in 0..<active { notified(queue: 2 * pair + (receives ? 0 : 1)) }
+    }
+
+    /// Takes as much of a limit as a packet needs; false, and a timer is armed, if that isn't there yet.
+    private func passes(_ length: Int, receives: Bool) -> Bool {
         let now = door.now
         let bits = UInt64(max(length - Self.headerLength, 0)) * 8
         let again = contents.withLock { contents in
-            queue == 0 ? contents.receiving?.take(bits, now: now) : contents.sending?.take(bits, now: now)
+            receives ? contents.receiving?.take(bits, now: now) : contents.sending?.take(bits, now: now)
         }
         guard let again else { return true }
-        timers.withLock { $0.indices.contains(queue) ? $0[queue] : nil }?.arm(at: again)
+        timers.withLock { $0.count == 2 ? $0[receives ? 0 : 1] : nil }?.arm(at: again)
         return false
+    }
+
+    // MARK: Commands
+
+    private func obey(_ transport: VirtioPCI, _ queue: Int) {
+        transport.drain(queue) { chain, _ in
+            let command = transport.memory.gather(
+                chain.readable, limit: min(chain.readableLength, VirtioNetControl.longestCommand))
+            let answer = contents.withLock { contents in
+                contents.control.obey(
+                    command, isWhole: command.count == chain.readableLength, features: contents.features, pairs: pairs)
+            }
+            return transport.memory.scatter([answer.rawValue], from: 0, into: chain.writable)
+        }
     }
 
     // MARK: Sending
 
     /// Hands packets to the backend as long as both it and the limit let them; the others stay in the queue.
-    private func send(_ transport: VirtioPCI) {
-        transport.withQueue(1) { (queue) throws(VirtqueueError) in
+    private func send(_ transport: VirtioPCI, pair: Int) {
+        let index = 2 * pair + 1
+        transport.withQueue(index) { (queue) throws(VirtqueueError) in
             var left = 65536
             var pushed = false
             var isBlocked = false
@@ -154,7 +214,7 @@ public final class VirtioNet: VirtioDevice {
                     guard let chain = try attempt.pop() else { break }
                     let length = chain.readableLength
                     if length > Self.headerLength + 14, length <= Self.largestPacket {
-                        guard hand(transport.memory.gather(chain.readable, limit: length)) else {
+                        guard hand(transport.memory.gather(chain.readable, limit: length), pair) else {
                             isBlocked = true
                             break
                         }
@@ -166,7 +226,7 @@ public final class VirtioNet: VirtioDevice {
                 }
                 if isBlocked { break }
             } while try queue.enableNotifications() && left > 0
-            if pushed, try queue.shouldInterrupt() { transport.interrupt(queue: 1) }
+            if pushed, try queue.shouldInterrupt() { transport.interrupt(queue: index) }
         }
     }
 
@@ -175,24 +235,25 @@ public final class VirtioNet: VirtioDevice {
     /// A driver has no say in whether checksums are right (flag 2), nor in how many buffers a packet takes.
     ///
     /// - Spec: virtio 1.2, 5.1.6.2.1
-    private func hand(_ bytes: consuming [UInt8]) -> Bool {
+    private func hand(_ bytes: consuming [UInt8], _ pair: Int) -> Bool {
         var packet = bytes
         packet[0] &= 1
         let before = contents.withLock { $0.sending }
-        guard passes(packet.count, queue: 1) else { return false }
-        if backend.send(packet) { return true }
+        guard passes(packet.count, receives: false) else { return false }
+        if backend.send(packet, queue: pair) { return true }
         contents.withLock { $0.sending = before }
         return false
     }
 
     // MARK: Receiving
 
-    /// A packet from outside, on any thread; dropped when too many wait or no driver is there.
-    public func receive(_ packet: [UInt8]) {
+    /// A packet from outside, on any thread, by one of the backend's queues; dropped when too many wait or no driver is
+    /// there.
+    public func receive(_ packet: [UInt8], queue: Int = 0) {
         guard packet.count > Self.headerLength, packet.count <= Self.largestPacket else { return }
         door.admit(.packet(packet)) { [weak self] event in
             guard case .packet(let packet) = event else { return }
-            self?.accept(packet)
+            self?.accept(packet, queue)
         }
     }
 
@@ -208,34 +269,39 @@ public final class VirtioNet: VirtioDevice {
         }
     }
 
-    private func accept(_ packet: [UInt8]) {
-        let transport = contents.withLock { contents -> VirtioPCI? in
+    private func accept(_ packet: [UInt8], _ queue: Int) {
+        let place = contents.withLock { contents -> (VirtioPCI, Int)? in
+            if contents.features.contains(.filter), !contents.control.wants(packet.dropFirst(Self.headerLength)) {
+                return nil
+            }
+            let pair = queue % contents.control.pairs
             guard let transport = contents.reference.transport, transport.isRunning,
-                contents.waiting.count < Self.mostWaiting
+                contents.waiting[pair].count < Self.mostWaiting
             else {
                 contents.dropped = contents.dropped &+ 1
                 return nil
             }
-            contents.waiting.append(packet)
-            return transport
+            contents.waiting[pair].append(packet)
+            return (transport, pair)
         }
-        if let transport { deliver(transport) }
+        if let (transport, pair) = place { deliver(transport, pair: pair) }
     }
 
     /// Puts packets that wait into the buffers there are.
-    private func deliver(_ transport: VirtioPCI) {
-        transport.withQueue(0) { (queue) throws(VirtqueueError) in
+    private func deliver(_ transport: VirtioPCI, pair: Int) {
+        let index = 2 * pair
+        transport.withQueue(index) { (queue) throws(VirtqueueError) in
             var delivered = false
-            while let packet = contents.withLock({ $0.waiting.first }) {
+            while let packet = contents.withLock({ $0.waiting[pair].first }) {
                 var attempt = queue
                 guard let chains = try room(for: packet.count, in: &attempt, notify: &queue) else { break }
-                guard passes(packet.count, queue: 0) else { break }
+                guard passes(packet.count, receives: true) else { break }
                 queue = attempt
-                contents.withLock { if !$0.waiting.isEmpty { $0.waiting.removeFirst() } }
+                contents.withLock { if !$0.waiting[pair].isEmpty { $0.waiting[pair].removeFirst() } }
                 try put(packet, into: chains, of: &queue, transport)
                 delivered = true
             }
-            if delivered, try queue.shouldInterrupt() { transport.interrupt(queue: 0) }
+            if delivered, try queue.shouldInterrupt() { transport.interrupt(queue: index) }
         }
     }
 
@@ -251,7 +317,7 @@ public final class VirtioNet: VirtioDevice {
 
     /// Chains with room for so many bytes; nil if there aren't.
     private func take(_ length: Int, from queue: inout Virtqueue) throws(VirtqueueError) -> [DescriptorChain]? {
-        let merges = contents.withLock { $0.merges }
+        let merges = contents.withLock { $0.features.contains(.mergeableBuffers) }
         var chains: [DescriptorChain] = []
         var room = 0
         while room < length {
@@ -282,18 +348,28 @@ public final class VirtioNet: VirtioDevice {
         try queue.publish(UInt16(truncatingIfNeeded: chains.count))
     }
 
-    /// Packets that wait.
+    /// Packets that wait, and what commands set.
     public func saveDeviceState() -> VirtioDeviceState {
         var state = VirtioDeviceState()
-        state.frames = contents.withLock { $0.waiting }
+        contents.withLock { contents in
+            state.frames = contents.waiting.flatMap(\.self)
+            state.network = contents.control
+        }
         return state
     }
 
-    /// Puts packets back.
+    /// Puts packets back, over whichever pairs are in use.
     public func restoreDeviceState(_ state: VirtioDeviceState) throws {
-        guard state.frames.count <= Self.mostWaiting,
+        let control = state.network ?? VirtioNetControl(address: address)
+        guard state.frames.count <= Self.mostWaiting * pairs, control.isSound(pairs: pairs),
             state.frames.allSatisfy({ Self.headerLength + 1...Self.largestPacket ~= $0.count })
         else { throw StateError("saved packets that can't be") }
-        contents.withLock { $0.waiting = state.frames }
+        contents.withLock { contents in
+            contents.control = control
+            contents.waiting = Array(repeating: [], count: pairs)
+            for (index, frame) in state.frames.enumerated() {
+                contents.waiting[index * control.pairs / max(state.frames.count, 1)].append(frame)
+            }
+        }
     }
 }

@@ -56,8 +56,8 @@ struct MachineOptions: ParsableArguments {
 
     @Option(
         help: """
-            A network card: user[,forward=tcp:HOSTPORT:GUESTPORT]…, tap[,ifname=NAME][,bridge=NAME] or switch=NAME \
-            (between machines of this host); each also takes ,mac=ADDRESS ,pcap=FILE (a capture) ,rate=BITS (a second) \
+            A network card: user[,forward=tcp:HOSTPORT:GUESTPORT]…, passt (the same by a program of that name), \
+            tap[,ifname=NAME][,bridge=NAME][,queues=N] or switch=NAME (between machines of this host); each also takes ,mac=ADDRESS ,pcap=FILE (a capture) ,rate=BITS (a second) \
             ,burst=BYTES. none: no card. Repeatable. (default: user)
             """)
     var net: [NetworkOption] = []

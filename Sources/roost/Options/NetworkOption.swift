@@ -26,21 +26,22 @@ struct NetworkOption: ExpressibleByArgument {
     /// The kind, and takes its own words out.
     private static func kind(_ text: String, _ words: inout [(name: String, value: String)]) -> NetworkKind? {
         switch text {
-        case "user":
+        case "user", "passt":
             var forwards: [ForwardConfiguration] = []
             for word in words where word.name == "forward" {
                 guard let forward = ForwardConfiguration(word.value) else { return nil }
                 forwards.append(forward)
             }
             words.removeAll { $0.name == "forward" }
-            return .user(forwards: forwards)
+            return text == "user" ? .user(forwards: forwards) : .passt(forwards: forwards)
         case "tap":
-            let named = words.filter { $0.name == "ifname" || $0.name == "bridge" }
+            let own = ["ifname", "bridge", "queues"]
+            let named = words.filter { own.contains($0.name) }
             guard Set(named.map(\.name)).count == named.count else { return nil }
-            words.removeAll { $0.name == "ifname" || $0.name == "bridge" }
-            return .tap(
-                interface: named.first { $0.name == "ifname" }?.value,
-                bridge: named.first { $0.name == "bridge" }?.value)
+            words.removeAll { own.contains($0.name) }
+            func value(_ name: String) -> String? { named.first { $0.name == name }?.value }
+            guard let queues = Int(value("queues") ?? "1"), 1...NetworkKind.mostQueues ~= queues else { return nil }
+            return .tap(interface: value("ifname"), bridge: value("bridge"), queues: queues)
         case _ where text.hasPrefix("switch=") && text.count > 7: return .virtualSwitch(name: String(text.dropFirst(7)))
         default: return nil
         }
