@@ -187,7 +187,7 @@ struct DeviceBench {
             [Self.qemu, "-accel", "tcg", "-cpu", qemuCPU, "-m", "512", "-smp", "\(processors)"]
             + common.map { $0.hasPrefix("--") ? String($0.dropFirst()) : $0 }
             + ["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]
-            + ["-drive", "if=virtio,format=raw,snapshot=on,file=\(image)/disk.raw"]
+            + ["-drive", "if=virtio,format=raw,snapshot=on,file.locking=off,file=\(image)/disk.raw"]
         if disks {
             words += ["-drive", "if=virtio,format=raw,file=\(scratch)/raw"]
             words += ["-drive", "if=virtio,format=qcow2,file=\(scratch)/qcow2"]

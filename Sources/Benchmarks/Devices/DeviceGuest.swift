@@ -97,7 +97,9 @@ enum DeviceGuest {
         network() {
             name=$1; shift
             for try in 1 2 3 4 5 6 7 8 9 10; do
-                iperf3 -c "$peer" -p "$port" -t "$seconds" -f k "$@" >iperf 2>&1 && break
+                timeout $((seconds + 20)) iperf3 -c "$peer" -p "$port" -t "$seconds" -f k --connect-timeout 3000 "$@" \
+                    >iperf 2>&1 && break
+                cat iperf
                 sleep 0.5
             done
             awk -v name="$name" -v seconds="$seconds" '/receiver/ { for (n = 1; n < NF; n++) if ($(n + 1) == "Kbits/sec")
@@ -113,7 +115,7 @@ enum DeviceGuest {
                 qcow2-*) disks "$part" "$qcow2";;
                 net-from-host) network "$part" -R;;
                 net-*) network "$part";;
-                serve) iperf3 -s -1 -p "$port";;
+                serve) iperf3 -s -p "$port";;
             esac >output 2>&1 && cat output || { cat output; echo "@bench fail $part $(tail -n 1 output)"; }
         done
         """#
