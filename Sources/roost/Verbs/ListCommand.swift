@@ -105,7 +105,10 @@ extension NetworkConfiguration {
         let what =
             switch kind {
             case .user(let forwards): (["user"] + forwards.map(\.description)).joined(separator: ", ")
-            case .tap(let interface, let bridge): "tap \(interface ?? "")\(bridge.map { " in bridge \($0)" } ?? "")"
+            case .passt(let forwards): (["passt"] + forwards.map(\.description)).joined(separator: ", ")
+            case .tap(let interface, let bridge, let queues):
+                "tap \(interface ?? "")\(bridge.map { " in bridge \($0)" } ?? "")"
+                    + (queues > 1 ? ", \(queues) queues" : "")
             case .virtualSwitch(let name): "switch \(name)"
             }
         return what + (macAddressText.map { ", \($0)" } ?? "")
