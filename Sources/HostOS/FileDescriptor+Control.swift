@@ -74,8 +74,6 @@ public enum HostErrorNumber {
     public static var notPermitted: Int32 { EPERM }
     /// In use.
     public static var busy: Int32 { EBUSY }
-    /// An argument that can't be.
-    public static var invalid: Int32 { EINVAL }
     /// Nobody listens.
     public static var connectionRefused: Int32 { ECONNREFUSED }
     /// Already there.
