@@ -23,7 +23,7 @@ public final class VirtioFileSystem: VirtioDevice {
     private struct Contents: Sendable {
         var reference = WeakTransport()
         /// Chains that the worker has: queue and head.
-        var inFlight: [UInt64: (queue: Int, head: UInt16)] = [:]
+        var inFlight: [UInt64: HeldChain] = [:]
         var next: UInt64 = 0
     }
 
@@ -93,7 +93,7 @@ public final class VirtioFileSystem: VirtioDevice {
         let number = contents.withLock { contents -> UInt64? in
             guard contents.inFlight.values.count(where: { $0.queue == queue }) < limit else { return nil }
             contents.next &+= 1
-            contents.inFlight[contents.next] = (queue, chain.head)
+            contents.inFlight[contents.next] = HeldChain(queue: queue, head: chain.head)
             return contents.next
         }
         guard let number else { throw .tooManyInFlight }
@@ -128,10 +128,7 @@ public final class VirtioFileSystem: VirtioDevice {
         var state = VirtioDeviceState()
         state.folder = server.saveState()
         contents.withLock { contents in
-            // The queue is the upper bit: a queue has at most 256 heads.
-            state.inFlight = contents.inFlight.sorted { $0.key < $1.key }.map {
-                $0.value.head | UInt16($0.value.queue) << 15
-            }
+            state.inFlight = contents.inFlight.sorted { $0.key < $1.key }.map(\.value)
         }
         return state
     }
@@ -143,8 +140,8 @@ public final class VirtioFileSystem: VirtioDevice {
         for queue in 0..<2 {
             var jobs: [Job] = []
             transport.withQueue(queue) { (locked) throws(VirtqueueError) in
-                for head in state.inFlight where Int(head >> 15) == queue {
-                    jobs.append(try keep(try locked.chain(from: head & 0x7FFF), queue, in: locked))
+                for held in state.inFlight where held.queue == queue {
+                    jobs.append(try keep(try locked.chain(from: held.head), queue, in: locked))
                 }
             }
             submit(jobs, transport)
