@@ -69,7 +69,7 @@ struct ManualPage {
     private init(_ command: Command, _ words: [String], _ below: [Command]) {
         name = words.joined(separator: "-")
         let arguments = (command.arguments ?? []).filter(\.shouldDisplay)
-        var lines = [".TH \(name.uppercased()) 1 \"\" \"Roost\" \"Roost's manual\"", ".SH NAME"]
+        var lines = [".TH \(name.uppercased()) 1 \"\" \"Roost\" \"Roost's manual\"", ".ad l", ".SH NAME"]
         lines.append("\(Self.escape(name)) \\- \(Self.escape(command.abstract ?? ""))")
         lines += [".SH SYNOPSIS", ".B \(Self.escape(words.joined(separator: " ")))"]
         if !below.isEmpty { lines.append(".I command") }

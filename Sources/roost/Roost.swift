@@ -13,7 +13,8 @@ struct Roost: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Virtual machines for x86-64 Linux hosts.", version: "roost 0.1",
         subcommands: [
-            RunCommand.self, ExecCommand.self, ShellCommand.self, StartCommand.self, StopCommand.self, KillCommand.self,
+            RunCommand.self, ExecCommand.self, ShellCommand.self, CopyCommand.self, StartCommand.self, StopCommand.self,
+            KillCommand.self,
             PauseCommand.self,
             ResumeCommand.self, ResetCommand.self,
             ConsoleCommand.self, LogsCommand.self, EventsCommand.self, ListCommand.self, InfoCommand.self,

@@ -145,7 +145,7 @@ struct CommandLineTests {
         }
         try expect(["rnu"], status: 64, "Did you mean 'run'?")
         try expect(["image", "biuld"], status: 64, "Did you mean 'build'?")
-        try expect(["elephant"], status: 64, "There are: run, start")
+        try expect(["elephant"], status: 64, "There are: run, exec")
         try expect(["run", "--kernel", "k", "--cpus", "65"], status: 80, "processors")
         try expect(["run", "--kernel", "k", "--console", "file:/nonexistent/file"], status: 82, "No such file")
     }

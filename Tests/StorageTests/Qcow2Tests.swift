@@ -259,7 +259,7 @@ import Testing
         #expect(refusal().contains("another file"))
         try QEMU.image(
             "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x", "-o",
-            "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", path, "1M")
+            "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=200", path, "1M")
         #expect(refusal().contains("encrypted"))
         try QEMU.image("create", "-q", "-f", "qcow2", path, "1M")
         let handle = try #require(FileHandle(forUpdatingAtPath: path))

@@ -243,7 +243,10 @@ struct DebianOverlay {
                 .link("/lib/systemd/system/systemd-resolved.service")
             ),
             ("/etc/resolv.conf", .link("/run/systemd/resolve/stub-resolv.conf")),
-            ("/etc/modules-load.d/roost.conf", .file("virtio_net\nvirtio_rng\nvmw_vsock_virtio_transport", mode: 0o644)),
+            (
+                "/etc/modules-load.d/roost.conf",
+                .file("virtio_net\nvirtio_rng\nvmw_vsock_virtio_transport", mode: 0o644)
+            ),
         ] + Self.masked.map { ("/etc/systemd/system/" + $0, .link("/dev/null")) }
     }
 }

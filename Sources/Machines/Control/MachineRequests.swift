@@ -53,6 +53,10 @@ public enum MachineRequest {
     public static let balloon = "balloon"
     /// Streams the console, from so many bytes back (`ByteCountParameters`); input goes to the guest.
     public static let console = "console"
+    /// Forwards one more port of the host: `ForwardConfiguration`.
+    public static let addForward = "add-forward"
+    /// Forwards a port no more: `ForwardConfiguration`.
+    public static let removeForward = "remove-forward"
     /// Takes a snapshot (`NameParameters`): streams its progress as JSON lines, `SnapshotNews`.
     public static let takeSnapshot = "take-snapshot"
     /// Deletes a snapshot: `NameParameters`.
@@ -110,6 +114,14 @@ public enum MachineRequest {
                 return .stream { connection in
                     ControlStream.pump(reader, to: connection) { machine.console.type($0) }
                 }
+            },
+            addForward: { call in
+                try stored.addForward(try call.parameters(ForwardConfiguration.self), to: machine)
+                return .done
+            },
+            removeForward: { call in
+                try stored.removeForward(try call.parameters(ForwardConfiguration.self), from: machine)
+                return .done
             },
             takeSnapshot: { call in
                 let name = try call.parameters(NameParameters.self).name

@@ -27,6 +27,19 @@ extension StoredMachine {
 }
 
 extension AgentConnection {
+    /// Gives the guest's network cards, in the order of their slots, the addresses that the machine's have.
+    public func setAddresses(_ addresses: [[UInt8]]) throws {
+        let commands = addresses.enumerated().map { index, address in
+            let text = address.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: ":")
+            return "ip link set dev eth\(index) address \(text)"
+        }
+        var request = ProgramRequest(command: ["/bin/sh", "-c", commands.joined(separator: "; ")])
+        request.folder = "/"
+        // O_WRONLY
+        let nowhere = try FileDescriptor.open("/dev/null", 1)
+        _ = try run(request, ProgramStreams(input: nil, output: nowhere.rawValue, errors: nowhere.rawValue))
+    }
+
     /// Tells a guest that goes on from a snapshot what has changed: the time, and, for a copy, that it is another one.
     public func refresh(identity: (machine: String, host: String)?) throws(AgentError) {
         try perform(.setClock(HostClock.realTime))

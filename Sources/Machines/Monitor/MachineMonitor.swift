@@ -68,11 +68,17 @@ public final class MachineMonitor: Sendable {
     /// Tells the guest, as soon as its agent answers, what time it is, and a copy that it is one.
     private func refreshGuest(_ machine: Machine) throws {
         let identity = goesOn.isClone ? (machine: manifest.id.hexadecimal, host: stored.name) : nil
+        let cards = goesOn.isClone ? manifest.machine.networks.map { $0.macAddress ?? [] } : []
         try HostThread.detached(name: "roost-refresh") {
-            guard let stream = try? machine.connectAgent(milliseconds: 30000),
-                let agent = try? AgentConnection(stream)
-            else { return }
-            do { try agent.refresh(identity: identity) } catch { Terminal.note("roost: \(error)") }
+            guard let agent = try? AgentConnection(try machine.connectAgent(milliseconds: 30000)) else { return }
+            do {
+                try agent.refresh(identity: identity)
+                guard !cards.isEmpty else { return }
+                let second = try AgentConnection(try machine.connectAgent())
+                try second.setAddresses(cards)
+            } catch {
+                Terminal.note("roost: \(error)")
+            }
         }
     }
 

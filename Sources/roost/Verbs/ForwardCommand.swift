@@ -9,19 +9,6 @@ struct ForwardCommand: ParsableCommand {
         commandName: "forward", abstract: "List, add and remove ports of the host that lead to a machine's.",
         subcommands: [List.self, Add.self, Remove.self])
 
-    /// Changes the forwards of a machine's first user-mode network.
-    static func change(_ stored: StoredMachine, _ body: (inout [ForwardConfiguration]) throws -> Void) throws {
-        try stored.change { machine in
-            for index in machine.networks.indices {
-                guard case .user(var forwards) = machine.networks[index].kind else { continue }
-                try body(&forwards)
-                machine.networks[index].kind = .user(forwards: forwards)
-                return
-            }
-            throw MachinesError(.badRequest, "machine '\(stored.name)' has no user-mode network")
-        }
-    }
-
     /// `roost forward list`.
     struct List: ParsableCommand {
         static let configuration = CommandConfiguration(commandName: "list", abstract: "List forwarded ports.")
@@ -54,12 +41,7 @@ struct ForwardCommand: ParsableCommand {
         var forward: ForwardConfiguration
 
         func run() throws {
-            try ForwardCommand.change(try machine.find()) { forwards in
-                if forwards.contains(where: { $0.isUDP == forward.isUDP && $0.hostPort == forward.hostPort }) {
-                    throw MachinesError(.exists, "host port \(forward.hostPort) is forwarded already")
-                }
-                forwards.append(forward)
-            }
+            try machine.find().addForward(forward)
         }
     }
 
@@ -73,12 +55,7 @@ struct ForwardCommand: ParsableCommand {
         var forward: ForwardConfiguration
 
         func run() throws {
-            try ForwardCommand.change(try machine.find()) { forwards in
-                guard let index = forwards.firstIndex(of: forward) else {
-                    throw MachinesError(.notFound, "\(forward) is not forwarded")
-                }
-                forwards.remove(at: index)
-            }
+            try machine.find().removeForward(forward)
         }
     }
 }
