@@ -1,5 +1,6 @@
 // Disk images as what stands behind the machine's block devices.
 internal import Devices
+internal import Foundation
 internal import HostOS
 internal import Storage
 internal import Synchronization
@@ -118,13 +119,7 @@ final class DiskBackend: BlockBackend {
             // The one that was open must let go of its file.
             opened.withLock { $0 = ClosedImage(byteCount: $0.byteCount, path: path) }
             do {
-                try HostFile.rename(path, to: layer)
-                do {
-                    _ = try Qcow2Image.create(path, name)
-                } catch {
-                    try? HostFile.rename(layer, to: path)
-                    throw error
-                }
+                try Self.layFile(path, as: layer, name)
             } catch {
                 let old = try Disk.open(path, options)
                 opened.withLock { $0 = old }
@@ -132,6 +127,23 @@ final class DiskBackend: BlockBackend {
             }
             let new = try Disk.open(path, options)
             opened.withLock { $0 = new }
+        }
+    }
+
+    /// At every moment there is a whole image at `path`, whatever ends this process.
+    private static func layFile(_ path: String, as layer: String, _ options: Qcow2Options) throws {
+        guard try DurableFile.link(path, as: layer) else {
+            throw MachineError(.disk, "its file system has no hard links, which layers need")
+        }
+        let new = path + ".new"
+        do {
+            try? FileManager.default.removeItem(atPath: new)
+            try Qcow2Image.create(new, options).flush()
+            try DurableFile.move(new, to: path)
+        } catch {
+            try? FileManager.default.removeItem(atPath: new)
+            try? FileManager.default.removeItem(atPath: layer)
+            throw error
         }
     }
 

@@ -60,11 +60,15 @@ extension StoredMachine {
         try save(manifest)
     }
 
-    /// Keeps a disk's file as a layer, with a new one over it in its place. Killed in between, the disk is missing until
-    /// `mendDisks` puts it back.
+    /// Keeps a disk's file as a layer, with a new one over it in its place. Killed in between, the file has both names.
     private func layDisk(_ disk: String, as layer: String) throws {
         _ = try Disk.open(folder + "/" + disk, DiskOptions(format: .qcow2))
-        try HostFile.rename(folder + "/" + disk, to: folder + "/" + layer)
+        let isLinked = try explaining { () throws(HostError) in
+            try DurableFile.link(folder + "/" + disk, as: folder + "/" + layer)
+        }
+        guard isLinked else {
+            throw MachinesError(.fileSystem, "the file system of \(folder) has no hard links, which layers need")
+        }
         try makeDisk(disk, over: layer)
     }
 
