@@ -71,7 +71,9 @@ let package = Package(
             ]),
         .testTarget(
             name: "MachineTests",
-            dependencies: ["Machine", "MachineTesting", "CHost", "CPU", "Devices", "GuestMemory", "Images", "Storage"]),
+            dependencies: [
+                "Machine", "MachineTesting", "CHost", "CPU", "Devices", "GuestMemory", "HostOS", "Images", "Storage",
+            ]),
 
         // The program in guests that runs what the host wants run: static, for it has to run in any Linux.
         .target(name: "AgentProtocol"),

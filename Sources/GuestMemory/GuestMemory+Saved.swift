@@ -64,6 +64,9 @@ extension GuestMemory {
         }
     }
 
+    /// What was found to be damaged of the saved memory that RAM goes on from.
+    public var savedDamage: SavedMemoryError? { saved.withLock { $0?.damage } }
+
     /// A page is about to be read.
     @inline(__always)
     func prepareRead(_ page: UInt64) {

@@ -45,6 +45,19 @@ final class CountingMachine: @unchecked Sendable {
         return false
     }
 
+    /// Waits until its output is so, or it has ended.
+    func wait(seconds: Double = 20, until isSo: (String) -> Bool) -> Bool {
+        let end = Date().addingTimeInterval(seconds)
+        while Date() < end && !isSo(output) {
+            guard done.wait(timeout: .now() + 0.002) == .success else { continue }
+            done.signal()
+            break
+        }
+        return isSo(output)
+    }
+
+    func removeConsole() { try? FileManager.default.removeItem(atPath: console) }
+
     func end() -> MachineOutcome? {
         machine.end()
         done.wait()

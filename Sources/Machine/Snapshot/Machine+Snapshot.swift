@@ -83,6 +83,8 @@ extension Machine {
         if let failure = capture.failure {
             throw MachineError(.state, "the snapshot's memory can't be written: \(failure.reason)")
         }
+        // What was damaged would have good checksums now.
+        if let damage = memory.savedDamage { throw MachineError(.state, "\(damage): no snapshot can be made of it") }
         let sums = capture.sums
         let manifest = SnapshotManifest(
             created: Date().formatted(.iso8601), memory: memory.ramSize, pages: sums.count { $0 != 0 },
