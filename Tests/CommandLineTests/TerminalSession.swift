@@ -81,6 +81,12 @@ final class TerminalSession {
     /// Sends bytes as they are.
     func send(_ bytes: [UInt8]) { _ = write(terminal.rawValue, bytes, bytes.count) }
 
+    /// Makes the terminal another size; the program is told.
+    func resize(rows: UInt16, columns: UInt16) {
+        var size = winsize(ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0)
+        _ = ioctl(terminal.rawValue, UInt(TIOCSWINSZ), &size)
+    }
+
     /// Sends the program a signal.
     func signal(_ number: Int32) { kill(child, number) }
 
