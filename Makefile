@@ -62,12 +62,14 @@ setup-bench: setup ## Installs what the benchmarks need besides: QEMU, gcc, stat
 load-image: build
 	@$(ROOST) image build debian --if-missing --output $(CACHE)/images/debian-load --include $(LOAD_PROGRAMS)
 
-bench: setup-bench kernels load-image ## Compares native, Roost and QEMU's TCG: programs, devices; then boots, idle cost.
+bench: setup-bench kernels load-image ## Compares native, Roost and QEMU's TCG: programs, devices; machines, boots, idle cost.
 	$(BUILD) --product roost-bench
+	@$(ROOST) image build debian --if-missing --output $(CACHE)/images/debian
 	$(MAKE) --no-print-directory -C Benchmarks/Guest
 	$(BENCH) compare --json $(BENCH_OUT)/performance.json --svg $(BENCH_OUT)/performance.svg \
 	    --markdown $(BENCH_OUT)/performance.md $(BENCH_OPTIONS); status=$$?; \
 	    $(BENCH) devices --image $(CACHE)/images/debian-load --markdown $(BENCH_OUT)/performance.md || status=1; \
+	    $(BENCH) machines --image $(CACHE)/images/debian || status=1; \
 	    $(BENCH) figures && exit $$status
 
 fuzz: ## Runs the differential and device fuzzers until interrupted.

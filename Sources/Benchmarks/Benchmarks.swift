@@ -5,5 +5,5 @@ import ArgumentParser
 struct Benchmarks: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "roost-bench", abstract: "Measure Roost.",
-        subcommands: [CompareCommand.self, FiguresCommand.self, DevicesCommand.self])
+        subcommands: [CompareCommand.self, FiguresCommand.self, DevicesCommand.self, MachinesCommand.self])
 }

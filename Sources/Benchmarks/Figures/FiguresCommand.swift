@@ -50,7 +50,7 @@ struct FiguresCommand: ParsableCommand {
         ("idle", BootBenchmark.measureIdle),
     ]
 
-    private static func line(_ figure: Figure) -> String {
+    static func line(_ figure: Figure) -> String {
         let name = figure.name.padding(toLength: 44, withPad: " ", startingAt: 0)
         let value = String(format: "%9.2f", figure.value)
         let unit = figure.unit.padding(toLength: 10, withPad: " ", startingAt: 0)

@@ -24,7 +24,7 @@ struct SnapshotNews: Codable, Sendable {
         var last = SnapshotNews(isOver: true)
         do {
             var told: UInt64 = 0
-            try snapshotsInTurn.withLock { _ in
+            let pause = try snapshotsInTurn.withLock { _ in
                 try stored.takeSnapshot(name, of: machine) { progress in
                     let now = HostClock.monotonic
                     guard now &- told > 100_000_000 else { return }
@@ -34,7 +34,7 @@ struct SnapshotNews: Codable, Sendable {
                     )
                 }
             }
-            events.note("snapshot", name)
+            events.note("snapshot", "\(name), the guest stood still for \(Double(pause / 1000) / 1000) ms")
         } catch {
             last.failure = "\(error)"
         }
@@ -53,7 +53,8 @@ extension StoredMachine {
             let lock = try lock()
             defer { withExtendedLifetime(lock) {} }
             try finishRestore()
-            return try takeSnapshot(name, of: nil)
+            try takeSnapshot(name, of: nil)
+            return
         }
         let stream = try control().stream(MachineRequest.takeSnapshot, NameParameters(name: name))
         while let line = stream.readLine(limit: 1 << 16) {

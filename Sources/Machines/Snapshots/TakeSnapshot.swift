@@ -12,10 +12,11 @@ enum ImageName {
 
 extension StoredMachine {
     /// Takes a snapshot of the machine as it runs in this process, or, without one, of its disks; then the lock must be
-    /// held. It is in the list when all of it is on disk.
+    /// held. It is in the list when all of it is on disk. Nanoseconds for which a guest stood still.
+    @discardableResult
     public func takeSnapshot(
         _ name: String, of running: Machine?, progress: (SnapshotProgress) -> Void = { _ in }
-    ) throws {
+    ) throws -> UInt64 {
         guard ImageName.isName(name) else {
             throw MachinesError(.badRequest, "'\(name)' cannot be a snapshot's name: letters, digits, '.', '_', '-'")
         }
@@ -34,19 +35,21 @@ extension StoredMachine {
         sweepSnapshots()
         let work = snapshotsFolder + "/.taking-" + UUID().uuidString
         try explaining { () throws(HostError) in try PrivateFolder.make(work) }
+        var pause: UInt64 = 0
         do {
             let layers = own.map { _ in "layer-" + UUID().uuidString.lowercased() + ".qcow2" }
             let record = SnapshotRecord(
                 created: Date().formatted(Date.ISO8601FormatStyle(includingFractionalSeconds: true)),
                 parent: manifest.snapshot, machine: manifest.machine, layers: layers, hasMemory: running != nil)
             if let running {
-                try running.saveSnapshot(
+                let result = try running.saveSnapshot(
                     to: work + "/machine",
                     whilePaused: { () throws(MachineError) in
                         for (disk, layer) in zip(own, layers) {
                             try running.layDisk(folder + "/" + disk, as: folder + "/" + layer)
                         }
                     }, progress: progress)
+                pause = result.pause
             } else {
                 for (disk, layer) in zip(own, layers) { try layDisk(disk, as: layer) }
             }
@@ -58,6 +61,7 @@ extension StoredMachine {
         }
         manifest.snapshot = name
         try save(manifest)
+        return pause
     }
 
     /// Keeps a disk's file as a layer, with a new one over it in its place. Killed in between, the file has both names.
