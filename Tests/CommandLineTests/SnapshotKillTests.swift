@@ -100,10 +100,10 @@ private final class WatchfulMachine {
         return result.status == 0 && !result.output.contains("verification failed")
     }
 
-    /// qemu-img's complaints about disks and layers.
+    /// qemu-img's complaints about disks and layers; a process that was killed may still hold them.
     func checkDisks() throws {
         for name in try FileManager.default.contentsOfDirectory(atPath: folder) where name.hasSuffix(".qcow2") {
-            let result = try launch(["qemu-img", "check", folder + "/" + name])
+            let result = try launch(["qemu-img", "check", "-U", folder + "/" + name])
             #expect(result.status == 0, "\(name): \(result.output)")
         }
     }
