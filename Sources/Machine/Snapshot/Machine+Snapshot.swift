@@ -65,10 +65,10 @@ extension Machine {
         let wasPaused = isPaused
         let started = HostClock.monotonic
         try pause()
-        let state: [UInt8]
+        let state: SavedMachine
         let capture: MemoryCapture
         do throws(MachineError) {
-            state = try encodeState()
+            state = try saveState()
             try whilePaused()
             capture = try beginCapture(to: file)
         } catch {
@@ -92,7 +92,7 @@ extension Machine {
         do { try file.synchronize() } catch {
             throw MachineError(.state, "the snapshot's memory can't be written: \(error)")
         }
-        try Snapshot.write(manifest, state: state, sums: sums, to: folder)
+        try Snapshot.write(manifest, state: try state.encoded, sums: sums, to: folder)
         return SnapshotResult(pause: pause, bytes: UInt64(manifest.pages) * GuestMemory.pageSize)
     }
 

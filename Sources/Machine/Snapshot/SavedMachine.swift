@@ -30,29 +30,33 @@ private struct Name: CodingKey {
     init?(intValue: Int) { nil }
 }
 
-/// Components that are written to, or have been read from, a document.
-private struct ComponentStates: Codable {
-    private let components: [(name: String, component: any Saveable)]
+/// The states of components, taken or read from a document.
+struct ComponentStates: Codable {
+    private typealias Write = (inout KeyedEncodingContainer<Name>) throws -> Void
+
+    private let writes: [Write]
     private let container: KeyedDecodingContainer<Name>?
 
+    /// Takes the states now; they are written when the document is.
     init(_ components: [(name: String, component: any Saveable)]) {
-        self.components = components
+        var writes: [Write] = []
+        for (name, component) in components { writes.append(Self.take(component, Name(name))) }
+        self.writes = writes
         container = nil
+    }
+
+    private static func take(_ component: some Saveable, _ name: Name) -> Write {
+        let state = component.saveState()
+        return { try $0.encode(state, forKey: name) }
     }
 
     func encode(to encoder: any Swift.Encoder) throws {
         var container = encoder.container(keyedBy: Name.self)
-        for (name, component) in components { try Self.encode(component, Name(name), &container) }
-    }
-
-    private static func encode(
-        _ component: some Saveable, _ name: Name, _ container: inout KeyedEncodingContainer<Name>
-    ) throws {
-        try container.encode(component.saveState(), forKey: name)
+        for write in writes { try write(&container) }
     }
 
     init(from decoder: any Swift.Decoder) throws {
-        components = []
+        writes = []
         container = try decoder.container(keyedBy: Name.self)
     }
 
@@ -85,13 +89,24 @@ private struct ComponentStates: Codable {
 }
 
 /// The document.
-private struct SavedMachine: Codable {
+struct SavedMachine: Codable {
     static let version = 1
 
     var version = Self.version
     var time: UInt64
     var processors: [ProcessorState]
     var components: ComponentStates
+
+    /// Its bytes.
+    var encoded: [UInt8] {
+        get throws(MachineError) {
+            do {
+                return Array(try JSONEncoder().encode(self))
+            } catch {
+                throw MachineError(.state, "the machine's state can't be written: \(error)")
+            }
+        }
+    }
 }
 
 /// What is read first: a newer document may have another layout.
@@ -100,19 +115,14 @@ private struct VersionOnly: Codable {
 }
 
 extension Machine {
-    /// The document; the machine is paused.
-    func encodeState() throws(MachineError) -> [UInt8] {
+    /// Takes the state; the machine is paused.
+    func saveState() throws(MachineError) -> SavedMachine {
         guard let pausedAt = pausedAt.withLock({ $0 }) else {
             throw MachineError(.state, "only a paused machine has a state to save")
         }
-        let state = SavedMachine(
+        return SavedMachine(
             time: door.now, processors: processors.map { $0.saveState(at: pausedAt) },
             components: ComponentStates(board.components))
-        do {
-            return Array(try JSONEncoder().encode(state))
-        } catch {
-            throw MachineError(.state, "the machine's state can't be written: \(error)")
-        }
     }
 
     /// Puts a document's state into a machine that has never run; it is paused then. A machine that it doesn't fit must
