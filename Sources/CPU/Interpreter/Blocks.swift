@@ -40,10 +40,14 @@ struct BlockCache {
     /// Entries that one block may be in, next to each other.
     static var ways: Int { 4 }
 
-    /// Entries of `table`, a power of two, and of `instructions`.
-    let tableSize: Int
+    /// Entries that `table` begins with: a guest that does little has no use for more memory.
+    private static var firstSize: Int { 1 << 14 }
+
+    /// Entries of `table` and how many it may get, powers of two, and of `instructions`.
+    private(set) var tableSize: Int
+    private let largestSize: Int
     let capacity: Int
-    let table: UnsafeMutablePointer<Block>
+    private(set) var table: UnsafeMutablePointer<Block>
     let instructions: UnsafeMutablePointer<Instruction>
     /// For each guest-physical page, which 64-byte chunks hold decoded code.
     let chunks: UnsafeMutablePointer<UInt64>
@@ -57,8 +61,9 @@ struct BlockCache {
     /// Makes room for the blocks of `codeCache` bytes of translated code: a block makes some 400 of them, and has six or
     /// seven instructions.
     init(pages: Int, codeCache: Int) {
-        tableSize = 1 << (Int.bitWidth - 1 - max(codeCache / 512, 2048).leadingZeroBitCount)
-        capacity = tableSize * 8
+        largestSize = 1 << (Int.bitWidth - 1 - max(codeCache / 512, 2048).leadingZeroBitCount)
+        capacity = largestSize * 8
+        tableSize = min(Self.firstSize, largestSize)
         // calloc: untouched pages cost nothing.
         table = calloc(tableSize, MemoryLayout<Block>.stride)!.bindMemory(to: Block.self, capacity: tableSize)
         instructions = calloc(capacity, MemoryLayout<Instruction>.stride)!
@@ -80,6 +85,24 @@ struct BlockCache {
     func slot(_ physical: UInt64, _ modeKey: UInt32) -> Int {
         let mixed = (physical ^ UInt64(modeKey) << 40) &* 0x9E37_79B9_7F4A_7C15
         return Int(truncatingIfNeeded: mixed >> 44) & (tableSize - Self.ways)
+    }
+
+    /// Whether the table is so full that blocks soon push each other out.
+    var isCrowded: Bool {
+        @inline(__always) get { used > tableSize * 2 && tableSize < largestSize }
+    }
+
+    /// Gives the table four times the entries. Pointers to blocks are no longer good.
+    mutating func grow() {
+        let (old, count) = (table, tableSize)
+        tableSize = min(count * 4, largestSize)
+        table = calloc(tableSize, MemoryLayout<Block>.stride)!.bindMemory(to: Block.self, capacity: tableSize)
+        // An entry's ways go to several new ones, so there is room for each.
+        for n in 0..<count where old[n].modeKey != 0 {
+            let set = table + slot(old[n].physical, old[n].modeKey)
+            if let way = (0..<Self.ways).first(where: { set[$0].modeKey == 0 }) { set[way] = old[n] }
+        }
+        free(old)
     }
 
     /// Forgets every block.
@@ -132,7 +155,7 @@ extension VCPU {
         let linear = (s.pointee.rip &+ roost_effective_base_at(s, Int(ROOST_CS)).pointee) & s.pointee.linear_mask
         let physical = try translateFetch(linear)
         let absolute = linear >= BlockTranslator.absoluteStart && s.pointee.code_size == 8 ? linear & ~4095 : 0
-        let set = blocks.pointee.table + blocks.pointee.slot(physical, s.pointee.mode_key)
+        var set = blocks.pointee.table + blocks.pointee.slot(physical, s.pointee.mode_key)
         for way in 0..<BlockCache.ways {
             let block = set + way
             if block.pointee.physical != physical || block.pointee.modeKey != s.pointee.mode_key
@@ -146,6 +169,10 @@ extension VCPU {
                 return UnsafePointer(block)
             }
             return try buildBlock(block, linear, physical, absolute)
+        }
+        if blocks.pointee.isCrowded {
+            blocks.pointee.grow()
+            set = blocks.pointee.table + blocks.pointee.slot(physical, s.pointee.mode_key)
         }
         blocks.pointee.victim &+= 1
         return try buildBlock(set + (blocks.pointee.victim & (BlockCache.ways - 1)), linear, physical, absolute)
