@@ -207,6 +207,7 @@ struct SnapshotKillTests {
         #expect(try machine.goesOn())
         #expect(try machine.snapshots.isEmpty)
         #expect(try machine.remains().isEmpty)
+        try machine.home.succeed("kill", "m")
         try machine.checkDisks()
     }
 
