@@ -100,10 +100,14 @@ private final class WatchfulMachine {
         return result.status == 0 && !result.output.contains("verification failed")
     }
 
-    /// qemu-img's complaints about disks and layers; a process that was killed may still hold them.
+    /// qemu-img's complaints about disks and layers; a process that was killed may hold them for a moment.
     func checkDisks() throws {
         for name in try FileManager.default.contentsOfDirectory(atPath: folder) where name.hasSuffix(".qcow2") {
-            let result = try launch(["qemu-img", "check", "-U", folder + "/" + name])
+            var result: (status: Int32, output: String) = (1, "")
+            _ = try MachineHome.eventually {
+                result = try launch(["qemu-img", "check", folder + "/" + name])
+                return !result.output.contains("lock")
+            }
             #expect(result.status == 0, "\(name): \(result.output)")
         }
     }
