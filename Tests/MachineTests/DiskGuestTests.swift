@@ -204,7 +204,8 @@ final class DiskGuestTests {
         }
         try #require(guest.saw("EJECTED"), "\(guest.output)")
         let status = try #require(guest.machine.disks.first)
-        #expect(status.path == nil && status.isTrayOpen && !status.isLocked)
+        // The guest tries to mount it again at once, which closes the tray.
+        #expect(status.path == nil && !status.isLocked)
         // The host may do with the image what it likes again.
         _ = try Disk.open(first)
         try guest.machine.insertMedium(second, into: "cdrom0")
