@@ -23,7 +23,7 @@ extension StoredMachine {
         guard !FileDescriptor.exists(snapshotFolder(name)) else {
             throw MachinesError(.exists, "machine '\(self.name)' has a snapshot '\(name)' already")
         }
-        var manifest = try manifest()
+        let manifest = try manifest()
         let own = Self.ownDisks(manifest.machine)
         if let other = manifest.machine.disks.first(where: { !$0.options.isReadOnly && !own.contains($0.path) }) {
             throw MachinesError(
@@ -59,8 +59,7 @@ extension StoredMachine {
             try? FileManager.default.removeItem(atPath: work)
             throw error
         }
-        manifest.snapshot = name
-        try save(manifest)
+        try edit { $0.snapshot = name }
         return pause
     }
 
@@ -98,11 +97,7 @@ extension StoredMachine {
         }
         let doomed = snapshotsFolder + "/.deleted-" + UUID().uuidString
         try explaining { () throws(HostError) in try HostFile.rename(snapshotFolder(name), to: doomed) }
-        var manifest = try manifest()
-        if manifest.snapshot == name {
-            manifest.snapshot = record.parent
-            try save(manifest)
-        }
+        try edit { if $0.snapshot == name { $0.snapshot = record.parent } }
         if pendingRestore?.snapshot == name { try? FileManager.default.removeItem(atPath: goesOnPath) }
         sweepSnapshots()
     }

@@ -49,13 +49,14 @@ extension StoredMachine {
 
     /// Changes the forwards of the first user-mode network; `body` gets the number of its card.
     private func changeForwards(_ body: (inout [ForwardConfiguration], Int) throws -> Void) throws {
-        var manifest = try manifest()
-        for index in manifest.machine.networks.indices {
-            guard case .user(var forwards) = manifest.machine.networks[index].kind else { continue }
-            try body(&forwards, index)
-            manifest.machine.networks[index].kind = .user(forwards: forwards)
-            return try save(manifest)
+        try edit { manifest in
+            for index in manifest.machine.networks.indices {
+                guard case .user(var forwards) = manifest.machine.networks[index].kind else { continue }
+                try body(&forwards, index)
+                manifest.machine.networks[index].kind = .user(forwards: forwards)
+                return
+            }
+            throw MachinesError(.badRequest, "machine '\(name)' has no user-mode network")
         }
-        throw MachinesError(.badRequest, "machine '\(name)' has no user-mode network")
     }
 }

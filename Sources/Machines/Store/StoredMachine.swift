@@ -8,6 +8,7 @@
 internal import Foundation
 internal import HostOS
 public import Machine
+internal import Synchronization
 
 /// A machine that is kept, running or not.
 public struct StoredMachine: Sendable {
@@ -98,9 +99,17 @@ public struct StoredMachine: Sendable {
     public func change(_ body: (inout MachineConfiguration) throws -> Void) throws {
         let lock = try lock()
         defer { withExtendedLifetime(lock) {} }
-        var manifest = try manifest()
-        try body(&manifest.machine)
-        try save(manifest)
+        try edit { try body(&$0.machine) }
+    }
+
+    /// Changes the manifest as it is now; this process has the machine. Requests come on threads of their own, and what one
+    /// of them writes must not undo another's.
+    func edit(_ body: (inout MachineManifest) throws -> Void) throws {
+        try manifestsInTurn.withLock { _ in
+            var manifest = try manifest()
+            try body(&manifest)
+            try save(manifest)
+        }
     }
 
     /// Where its process listens while it runs.
@@ -141,6 +150,9 @@ public struct StoredMachine: Sendable {
         }
     }
 }
+
+/// One manifest at a time is changed by this process.
+private let manifestsInTurn = Mutex(())
 
 /// A machine that this process has to itself.
 public final class MachineLock: Sendable {
