@@ -14,7 +14,8 @@ public final class ControlServer: Sendable {
     private let listener: LocalServer
     private let handlers: [String: Handler]
     private let connections = Mutex<[ObjectIdentifier: LocalConnection]>([:])
-    private let streams = Mutex(0)
+    /// Requests that are being answered, and streams.
+    private let pending = Mutex(0)
 
     /// Listens at a path.
     public init(path: String, handlers: [String: Handler]) throws(HostError) {
@@ -25,11 +26,12 @@ public final class ControlServer: Sendable {
         }
     }
 
-    /// Ends it: no more connections, and those there are are cut; streams have half a second to come to their own end.
+    /// Ends it: no more connections, and those there are are cut; answers and streams have half a second to come to their
+    /// own end. (The answer to a request that ended the machine is on its way when this is called.)
     public func close() {
         listener.close()
         var patience = 50
-        while patience > 0, streams.withLock({ $0 }) > 0 {
+        while patience > 0, pending.withLock({ $0 }) > 0 {
             HostClock.sleep(nanoseconds: 10_000_000)
             patience -= 1
         }
@@ -58,30 +60,34 @@ public final class ControlServer: Sendable {
     private func serve(_ connection: LocalConnection) {
         connection.setTimeout(milliseconds: ControlRules.patience)
         while let line = connection.readLine(limit: ControlRules.longestLine) {
-            let reply: ControlReply
-            do {
-                let call = try ControlCall(line)
-                guard let handler = handlers[call.verb] else {
-                    throw MachinesError(.badRequest, "this machine's Roost knows no request '\(call.verb)'")
-                }
-                reply = try handler(call)
-            } catch {
-                let known = error as? MachinesError
-                let answer = ControlAnswer<NoParameters>(
-                    error: .init(code: known?.code.name ?? "failed", message: known?.description ?? "\(error)"))
-                guard send(answer, to: connection) else { return }
-                continue
+            pending.withLock { $0 += 1 }
+            defer { pending.withLock { $0 -= 1 } }
+            guard answer(line, on: connection) else { return }
+        }
+    }
+
+    /// Answers a request; returns whether the connection takes another.
+    private func answer(_ line: String, on connection: LocalConnection) -> Bool {
+        do {
+            let call = try ControlCall(line)
+            guard let handler = handlers[call.verb] else {
+                throw MachinesError(.badRequest, "this machine's Roost knows no request '\(call.verb)'")
             }
-            switch reply {
-            case .done: guard send(ControlAnswer(result: NoParameters()), to: connection) else { return }
-            case .result(let value): guard send(value, to: connection) else { return }
+            switch try handler(call) {
+            case .done: return send(ControlAnswer(result: NoParameters()), to: connection)
+            case .result(let value): return send(value, to: connection)
             case .stream(let body):
-                guard send(ControlAnswer(result: NoParameters()), to: connection) else { return }
+                guard send(ControlAnswer(result: NoParameters()), to: connection) else { return false }
                 connection.setTimeout(milliseconds: 0)
-                streams.withLock { $0 += 1 }
-                defer { streams.withLock { $0 -= 1 } }
-                return body(connection)
+                body(connection)
+                return false
             }
+        } catch {
+            let known = error as? MachinesError
+            return send(
+                ControlAnswer<NoParameters>(
+                    error: .init(code: known?.code.name ?? "failed", message: known?.description ?? "\(error)")),
+                to: connection)
         }
     }
 
