@@ -152,23 +152,20 @@ public enum NestedImage {
         }
         roost_boot() { exec roost run --engine kvm --kernel /guest/vmlinuz --initrd /guest/initrd --memory 256M --net none \
             --no-reboot --stats "-$1" "$2"; }
-        bench() { # Roost and QEMU's microvm beside each other
-            machine="qemu-system-x86_64 -L /usr/share/qemu -accel kvm -M microvm -cpu host -m 256 -nodefaults -no-user-config -nographic"
-            machine="$machine -no-reboot -serial stdio -kernel /guest/vmlinuz -initrd /guest/initrd"
-            append="console=ttyS0 quiet selfcheck.only=none"
-            for round in 1 2 3; do
-                begin roost "$append selfcheck.end=sleep" roost_boot
-                begin qemu "$append selfcheck.end=sleep" $machine
-            done
-            say "start exits"
+        machine="qemu-system-x86_64 -L /usr/share/qemu -accel kvm -M microvm -cpu host -m 256 -nodefaults -no-user-config"
+        machine="$machine -nographic -no-reboot -serial stdio -kernel /guest/vmlinuz -initrd /guest/initrd"
+        append="console=ttyS0 quiet selfcheck.only=none"
+        boot_roost() { begin roost "$append selfcheck.end=sleep" roost_boot; }
+        boot_qemu() { begin qemu "$append selfcheck.end=sleep" $machine; }
+        exits() { # returns to user space in a whole boot, of both
             roost_boot -append "$append" </dev/null >/tmp/roost 2>/tmp/roost.err & wait $!
-            sed -n 's/^hypervisor *exits \([0-9]*\).*/roost exits \1/p' /tmp/roost.err
+            sed -n 's/^hypervisor *exits \([0-9]*\).*/NESTED 0 roost exits \1/p' /tmp/roost.err
             # The microvm may not power off: what it did until the guest was done counts.
             rm -f /tmp/qemu; touch /tmp/qemu
             $machine -append "$append" -trace kvm_run_exit -D /tmp/trace </dev/null >/tmp/qemu 2>/tmp/qemu.err & process=$!
             while ! grep -q "SELFCHECK DONE" /tmp/qemu && [ -d /proc/$process ]; do usleep 10000; done
             kill $process; wait $process
-            echo "qemu exits $(grep -c kvm_run_exit /tmp/trace)"
+            say "qemu exits $(grep -c kvm_run_exit /tmp/trace)"
         }
         for job in $(word do | tr ',' ' '); do $job; done
         say END
