@@ -46,8 +46,8 @@ run: setup build ## From nothing to a login shell in a Debian guest.
 
 test: setup kernels ## Runs every test, optimized.
 	$(BUILD) --build-tests
-	@$(ROOST) image build debian --if-missing --output $(CACHE)/images/debian
-	@$(ROOST) image build debian --if-missing --output $(CACHE)/images/debian-programs --include $(GUEST_PROGRAMS)
+	@$(ROOST) image build debian --if-outdated --output $(CACHE)/images/debian
+	@$(ROOST) image build debian --if-outdated --output $(CACHE)/images/debian-programs --include $(GUEST_PROGRAMS)
 	$(SWIFT) test -c release --skip-build
 
 test-kvm: setup kernels build ## Tests the hardware engine in a machine with nested virtualization, without hardware.
@@ -60,11 +60,11 @@ setup-bench: setup ## Installs what the benchmarks need besides: QEMU, gcc, stat
 	@scripts/setup bench
 
 load-image: build
-	@$(ROOST) image build debian --if-missing --output $(CACHE)/images/debian-load --include $(LOAD_PROGRAMS)
+	@$(ROOST) image build debian --if-outdated --output $(CACHE)/images/debian-load --include $(LOAD_PROGRAMS)
 
 bench: setup-bench kernels load-image ## Compares native, Roost and QEMU's TCG: programs, devices; machines, boots, idle cost.
 	$(BUILD) --product roost-bench
-	@$(ROOST) image build debian --if-missing --output $(CACHE)/images/debian
+	@$(ROOST) image build debian --if-outdated --output $(CACHE)/images/debian
 	$(MAKE) --no-print-directory -C Benchmarks/Guest
 	$(BENCH) compare --json $(BENCH_OUT)/performance.json --svg $(BENCH_OUT)/performance.svg \
 	    --markdown $(BENCH_OUT)/performance.md $(BENCH_OPTIONS); status=$$?; \

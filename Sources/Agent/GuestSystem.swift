@@ -12,6 +12,11 @@ enum GuestSystem {
             case .addEntropy(let bytes):
                 try check(bytes.withUnsafeBytes { roost_add_entropy($0.baseAddress, $0.count) }, "add entropy")
             case .setIdentity(let machine, let host): try setIdentity(machine, host)
+            case .setLinkAddress(let interface, let address):
+                guard address.count == 6 else {
+                    throw AgentError(errno: EINVAL, text: "a hardware address has 6 bytes")
+                }
+                try check(roost_set_link_address(interface, address), "set the address of \(interface)")
             case .addresses: return .done(addresses())
             case .powerOff: try startShutdown("poweroff")
             case .reboot: try startShutdown("reboot")

@@ -39,7 +39,17 @@ public final class AgentConnection {
     /// Has the agent do one thing; what it answers.
     @discardableResult
     public func perform(_ message: AgentMessage, milliseconds: Int32 = 10000) throws(AgentError) -> [String] {
-        try send(message)
+        try send([message])
+        return try answer(milliseconds)
+    }
+
+    /// Has the agent do things in turn, all told at once.
+    public func perform(_ messages: [AgentMessage], milliseconds: Int32 = 10000) throws(AgentError) {
+        try send(messages)
+        for _ in messages { _ = try answer(milliseconds) }
+    }
+
+    private func answer(_ milliseconds: Int32) throws(AgentError) -> [String] {
         switch try receive(milliseconds: milliseconds) {
         case .done(let texts): return texts
         case .failed(let errno, let text): throw AgentError(errno: errno, "in the guest: \(text)")
@@ -47,9 +57,9 @@ public final class AgentConnection {
         }
     }
 
-    /// Sends a message, waiting for room.
-    func send(_ message: AgentMessage) throws(AgentError) {
-        var rest = message.bytes[...]
+    /// Sends messages, waiting for room.
+    func send(_ messages: [AgentMessage]) throws(AgentError) {
+        var rest = messages.flatMap(\.bytes)[...]
         while !rest.isEmpty {
             do throws(HostError) {
                 rest = rest.dropFirst(try stream.writeAvailable(rest))

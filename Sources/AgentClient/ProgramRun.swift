@@ -40,9 +40,9 @@ extension AgentConnection {
         } catch {
             throw AgentError("\(error)")
         }
-        try send(.start(request))
+        try send([.start(request)])
         var input = streams.input
-        if input == nil { try send(.inputEnd) }
+        if input == nil { try send([.inputEnd]) }
         var outgoing: [UInt8] = []
         var sent = 0
         while true {

@@ -5,7 +5,7 @@
 // (32 bits) and UTF-8; a list of texts is their number (32 bits) and the texts.
 //
 //   to the agent      start (run a program), input, inputEnd, signal, resize; or one of
-//                     setClock, addEntropy, setIdentity, addresses, powerOff, reboot
+//                     setClock, addEntropy, setIdentity, setLinkAddress, addresses, powerOff, reboot
 //   from the agent    hello; for a program: started, output, errors, exited or failed; else done or failed
 
 /// The port that the agent listens on.
@@ -80,6 +80,8 @@ public enum AgentMessage: Sendable, Equatable {
     case addEntropy([UInt8])
     /// A machine identifier (32 hexadecimal digits) and a host name; empty: as it is.
     case setIdentity(machine: String, host: String)
+    /// A network interface's hardware address.
+    case setLinkAddress(interface: String, [UInt8])
     /// Asks for the addresses of the network interfaces.
     case addresses
     /// Shuts the guest down.
@@ -100,7 +102,7 @@ public enum AgentMessage: Sendable, Equatable {
 extension AgentMessage {
     private enum Kind: UInt8 {
         case hello = 1, start, input, inputEnd, signal, resize, started, output, errors, exited, failed
-        case setClock, addEntropy, setIdentity, addresses, powerOff, reboot, done
+        case setClock, addEntropy, setIdentity, addresses, powerOff, reboot, done, setLinkAddress
     }
 
     /// The message as it goes over the stream.
@@ -124,6 +126,8 @@ extension AgentMessage {
             kind = .setClock; body.put(UInt32(truncatingIfNeeded: time)); body.put(UInt32(time >> 32))
         case .addEntropy(let bytes): kind = .addEntropy; body.bytes += bytes
         case .setIdentity(let machine, let host): kind = .setIdentity; body.put(machine); body.put(host)
+        case .setLinkAddress(let interface, let address):
+            kind = .setLinkAddress; body.put(interface); body.bytes += address
         case .addresses: kind = .addresses
         case .powerOff: kind = .powerOff
         case .reboot: kind = .reboot
@@ -154,6 +158,7 @@ extension AgentMessage {
         case .setClock: message = body.wideNumber().map { .setClock($0) }
         case .addEntropy: message = .addEntropy(body.rest())
         case .setIdentity: message = body.identity().map { .setIdentity(machine: $0.0, host: $0.1) }
+        case .setLinkAddress: message = body.text().map { .setLinkAddress(interface: $0, body.rest()) }
         case .addresses: message = .addresses
         case .powerOff: message = .powerOff
         case .reboot: message = .reboot

@@ -7,6 +7,8 @@
 #include <grp.h>
 #include <linux/random.h>
 #include <linux/vm_sockets.h>
+#include <net/if.h>
+#include <net/if_arp.h>
 #include <netinet/in.h>
 #include <pty.h>
 #include <signal.h>
@@ -153,6 +155,27 @@ int roost_add_entropy(const void *bytes, size_t count) {
     if (!failure && ioctl(device, RNDRESEEDCRNG) < 0) failure = errno;
     if (device >= 0) close(device);
     free(pool);
+    return failure;
+}
+
+int roost_set_link_address(const char *interface, const uint8_t *address) {
+    struct ifreq request = {0}, link = {0};
+    if (strlen(interface) >= IFNAMSIZ) return EINVAL;
+    int any = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), failure = 0;
+    if (any < 0) return errno;
+    strcpy(request.ifr_name, interface);
+    strcpy(link.ifr_name, interface);
+    request.ifr_hwaddr.sa_family = ARPHRD_ETHER;
+    memcpy(request.ifr_hwaddr.sa_data, address, 6);
+    if (ioctl(any, SIOCSIFHWADDR, &request) < 0) failure = errno;
+    if (failure == EBUSY && ioctl(any, SIOCGIFFLAGS, &link) == 0) {
+        short flags = link.ifr_flags;
+        link.ifr_flags &= ~IFF_UP;
+        failure = ioctl(any, SIOCSIFFLAGS, &link) < 0 || ioctl(any, SIOCSIFHWADDR, &request) < 0 ? errno : 0;
+        link.ifr_flags = flags;
+        if (ioctl(any, SIOCSIFFLAGS, &link) < 0 && !failure) failure = errno;
+    }
+    close(any);
     return failure;
 }
 

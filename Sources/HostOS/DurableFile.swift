@@ -3,15 +3,18 @@ internal import Glibc
 
 /// Changes to the file system that are there wholly or not at all, whatever happens meanwhile.
 public enum DurableFile {
-    /// Writes a file: beside it, to the disk, then in its place.
-    public static func write(_ bytes: [UInt8], to path: String, mode: UInt32 = 0o600) throws(HostError) {
+    /// Writes a file: beside it, to the disk, then in its place. Not synchronized, it may be empty after a power failure,
+    /// but is whole for all who read it meanwhile.
+    public static func write(
+        _ bytes: [UInt8], to path: String, mode: UInt32 = 0o600, isSynchronized: Bool = true
+    ) throws(HostError) {
         let temporary = "\(path).\(getpid()).new"
         unlink(temporary)
         do {
             let file = try FileDescriptor.open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode: mode)
             try file.write(bytes[...], at: 0)
-            _ = try retrying("sync \(path)") { fsync(file.rawValue) }
-            try move(temporary, to: path)
+            if isSynchronized { _ = try retrying("sync \(path)") { fsync(file.rawValue) } }
+            try move(temporary, to: path, isSynchronized: isSynchronized)
         } catch {
             unlink(temporary)
             throw error
@@ -19,15 +22,20 @@ public enum DurableFile {
     }
 
     /// Puts a file in the place of another, for good; `HostFile.rename` replaces nothing.
-    public static func move(_ path: String, to other: String) throws(HostError) {
+    public static func move(_ path: String, to other: String, isSynchronized: Bool = true) throws(HostError) {
         guard rename(path, other) == 0 else { throw HostError.last("rename \(path) to \(other)") }
-        try syncFolder(of: other)
+        if isSynchronized { try synchronize(folder(of: other)) }
     }
 
-    private static func syncFolder(of path: String) throws(HostError) {
-        let folder = path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."
-        let descriptor = try FileDescriptor.open(folder.isEmpty ? "/" : folder, O_RDONLY | O_DIRECTORY)
-        _ = try retrying("sync \(folder)") { fsync(descriptor.rawValue) }
+    /// Puts what a file or folder holds on the disk.
+    public static func synchronize(_ path: String) throws(HostError) {
+        let descriptor = try FileDescriptor.open(path, O_RDONLY)
+        _ = try retrying("sync \(path)") { fsync(descriptor.rawValue) }
+    }
+
+    private static func folder(of path: String) -> String {
+        guard let slash = path.lastIndex(of: "/") else { return "." }
+        return slash == path.startIndex ? "/" : String(path[..<slash])
     }
 
     /// Gives a file one more name; false where the file systems don't allow that.

@@ -45,6 +45,10 @@ struct ImageCommand: ParsableCommand {
         @Flag(help: "Replace an image that is there, and lose what its disk holds.")
         var replace = false
 
+        @Flag(
+            help: "Like --replace, but do nothing if the image is there, with these packages and this version's agent.")
+        var ifOutdated = false
+
         func run() throws {
             guard distribution == "debian" else {
                 throw ValidationError("there is no recipe for '\(distribution)'; there is one for debian")
@@ -55,6 +59,11 @@ struct ImageCommand: ParsableCommand {
             guard (1...16384).contains(diskSize) else { throw ValidationError("a disk has 1 to 16384 GiB") }
             let folder = output ?? ImageStore.standard.folder(of: distribution)
             let packages = include.flatMap { $0.split(separator: ",").map(String.init) }
+            if ifOutdated, let image = try? ImageStore.standard.locate(folder), image.manifest.isCurrent,
+                packages.allSatisfy((image.manifest.included ?? []).contains)
+            {
+                return
+            }
             if ifMissing, FileManager.default.fileExists(atPath: folder + "/image.json") {
                 let present = try ImageStore.standard.locate(folder).manifest.included ?? []
                 let lacking = packages.filter { !present.contains($0) }
@@ -71,7 +80,7 @@ struct ImageCommand: ParsableCommand {
             var display = ProgressDisplay()
             do {
                 let name = URL(fileURLWithPath: folder).standardizedFileURL.lastPathComponent
-                let image = try builder.build(name: name, into: folder, replacing: replace) {
+                let image = try builder.build(name: name, into: folder, replacing: replace || ifOutdated) {
                     display.show($0)
                 }
                 display.finish()

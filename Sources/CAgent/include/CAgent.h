@@ -35,6 +35,8 @@ void roost_drain_signals(int descriptor);
 // Each returns 0 or an errno.
 int roost_set_clock(uint64_t nanoseconds);
 int roost_add_entropy(const void *bytes, size_t count);
+// Six bytes for an interface; one that is up and doesn't take them goes down for a moment.
+int roost_set_link_address(const char *interface, const uint8_t *address);
 int roost_address_text(const struct sockaddr *address, char *text, size_t size);
 
 #endif

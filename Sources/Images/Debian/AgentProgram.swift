@@ -3,8 +3,8 @@ internal import Foundation
 
 /// Finds `roost-agent`: beside the running program, or in `../lib/roost` from there; `ROOST_AGENT` names another.
 enum AgentProgram {
-    /// The version that images of this Roost have.
-    static let version = 1
+    /// The version that images of this Roost have: raised when it learns something.
+    static let version = 2
 
     static func path() throws(ImageError) -> String {
         let environment = ProcessInfo.processInfo.environment

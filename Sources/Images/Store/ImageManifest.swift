@@ -30,6 +30,8 @@ public struct ImageManifest: Codable, Sendable, Equatable {
 
     /// Version of the agent in the guest; nil: it has none.
     public var agent: Int?
+    /// Whether its agent is what this version builds.
+    public var isCurrent: Bool { agent == AgentProgram.version }
 
     /// Makes a manifest with the usual file names.
     public init(

@@ -68,7 +68,7 @@ public enum MachineRequest {
 
     /// What is done for each.
     static func handlers(
-        _ machine: Machine, _ stored: StoredMachine, _ events: EventLog,
+        _ machine: Machine, _ stored: StoredMachine, _ events: EventLog, _ refresh: GuestRefresh,
         note: @escaping @Sendable (MachineEvent) -> Void
     ) -> [String: ControlServer.Handler] {
         [
@@ -134,6 +134,7 @@ public enum MachineRequest {
                 return .done
             },
             agent: { _ in
+                refresh.wait()
                 let stream = SharedDescriptor(try machine.connectAgent())
                 return .stream { ControlStream.relay(stream, $0) }
             },

@@ -27,23 +27,16 @@ extension StoredMachine {
 }
 
 extension AgentConnection {
-    /// Gives the guest's network cards, in the order of their slots, the addresses that the machine's have.
-    public func setAddresses(_ addresses: [[UInt8]]) throws {
-        let commands = addresses.enumerated().map { index, address in
-            let text = address.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined(separator: ":")
-            return "ip link set dev eth\(index) address \(text)"
+    /// Tells a guest that goes on from a snapshot what has changed: the time, and, for a copy, that it is another one and
+    /// which addresses its network cards have, in the order of their slots.
+    public func refresh(
+        identity: (machine: String, host: String)?, addresses: [[UInt8]] = []
+    ) throws(AgentError) {
+        var news: [AgentMessage] = [.setClock(HostClock.realTime), .addEntropy(HostRandom.bytes(64))]
+        if let identity { news.append(.setIdentity(machine: identity.machine, host: identity.host)) }
+        for (index, address) in addresses.enumerated() {
+            news.append(.setLinkAddress(interface: "eth\(index)", address))
         }
-        var request = ProgramRequest(command: ["/bin/sh", "-c", commands.joined(separator: "; ")])
-        request.folder = "/"
-        // O_WRONLY
-        let nowhere = try FileDescriptor.open("/dev/null", 1)
-        _ = try run(request, ProgramStreams(input: nil, output: nowhere.rawValue, errors: nowhere.rawValue))
-    }
-
-    /// Tells a guest that goes on from a snapshot what has changed: the time, and, for a copy, that it is another one.
-    public func refresh(identity: (machine: String, host: String)?) throws(AgentError) {
-        try perform(.setClock(HostClock.realTime))
-        try perform(.addEntropy(HostRandom.bytes(64)))
-        if let identity { try perform(.setIdentity(machine: identity.machine, host: identity.host)) }
+        try perform(news)
     }
 }

@@ -1,5 +1,4 @@
 // The process of a machine that is kept: takes it, runs it, answers for it, and writes down how it ended.
-internal import AgentClient
 internal import Foundation
 internal import HostOS
 public import Machine
@@ -13,6 +12,7 @@ public final class MachineMonitor: Sendable {
     private let manifest: MachineManifest
     private let goesOn: (snapshot: Snapshot?, isClone: Bool)
     private let record = Mutex(RunRecord())
+    private let refresh = GuestRefresh()
 
     /// Takes a machine; nobody else has it until this object goes.
     public init(_ stored: StoredMachine, in store: MachineStore) throws {
@@ -45,10 +45,10 @@ public final class MachineMonitor: Sendable {
             machine.onEvent(note)
             server = try ControlServer(
                 path: try StoredMachine.socketPath(manifest),
-                handlers: MachineRequest.handlers(machine, stored, events, note: note))
+                handlers: MachineRequest.handlers(machine, stored, events, refresh, note: note))
             try events.watch(machine.console.history)
             stored.hasGoneOn()
-            if goesOn.snapshot != nil { try refreshGuest(machine) }
+            if goesOn.snapshot != nil { try refresh.start(machine, stored, manifest, isClone: goesOn.isClone) }
             try started(machine)
         } catch {
             events.note("failed", "\(error)")
@@ -65,23 +65,6 @@ public final class MachineMonitor: Sendable {
         return (outcome, machine)
     }
 
-    /// Tells the guest, as soon as its agent answers, what time it is, and a copy that it is one.
-    private func refreshGuest(_ machine: Machine) throws {
-        let identity = goesOn.isClone ? (machine: manifest.id.hexadecimal, host: stored.name) : nil
-        let cards = goesOn.isClone ? manifest.machine.networks.map { $0.macAddress ?? [] } : []
-        try HostThread.detached(name: "roost-refresh") {
-            guard let agent = try? AgentConnection(try machine.connectAgent(milliseconds: 30000)) else { return }
-            do {
-                try agent.refresh(identity: identity)
-                guard !cards.isEmpty else { return }
-                let second = try AgentConnection(try machine.connectAgent())
-                try second.setAddresses(cards)
-            } catch {
-                Terminal.note("roost: \(error)")
-            }
-        }
-    }
-
     private func change(_ body: (inout RunRecord) -> Void) throws(MachinesError) {
         let changed = record.withLock { record in
             body(&record)
@@ -89,9 +72,4 @@ public final class MachineMonitor: Sendable {
         }
         try stored.save(changed)
     }
-}
-
-extension UUID {
-    /// Its 32 digits.
-    var hexadecimal: String { uuidString.lowercased().filter { $0 != "-" } }
 }

@@ -66,10 +66,10 @@ extension StoredMachine {
 
 extension MachineStore {
     /// Makes a machine that goes on from another's snapshot: its disks are new ones over the same layers, its memory the
-    /// same file until it writes to it. Neither needs the other any more.
+    /// same file until it writes to it. Neither needs the other any more. Its files are on the disk after `synchronize`.
     public func clone(_ machine: StoredMachine, snapshot name: String, as new: String) throws -> StoredMachine {
         let record = try machine.snapshot(name)
-        return try build(new) { folder in
+        return try build(new, isSynchronized: false) { folder in
             var manifest = MachineManifest(image: try machine.manifest().image, machine: record.machine)
             manifest.snapshot = name
             let copy = StoredMachine(folder: folder)
@@ -80,11 +80,11 @@ extension MachineStore {
             try PrivateFolder.make(copy.snapshotFolder(name))
             try Self.share(machine.snapshotFolder(name), copy.snapshotFolder(name))
             for (disk, layer) in zip(StoredMachine.ownDisks(record.machine), record.layers) {
-                try copy.makeDisk(disk, over: layer)
+                try copy.makeDisk(disk, over: layer, isSynchronized: false)
             }
             manifest.machine.distinguish(for: manifest.id)
             let pending = PendingRestore(snapshot: name, isDone: true, isClone: true)
-            try DurableFile.write(try JSONText.pretty(pending), to: copy.goesOnPath)
+            try DurableFile.write(try JSONText.pretty(pending), to: copy.goesOnPath, isSynchronized: false)
             return manifest
         }
     }

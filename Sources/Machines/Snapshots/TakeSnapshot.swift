@@ -76,15 +76,17 @@ extension StoredMachine {
     }
 
     /// Puts a new, empty image over a layer in a disk's place.
-    func makeDisk(_ disk: String, over layer: String) throws {
+    func makeDisk(_ disk: String, over layer: String, isSynchronized: Bool = true) throws {
         let new = folder + "/.new-" + disk
         try? FileManager.default.removeItem(atPath: new)
         var options = Qcow2Options()
         options.base = layer
         options.baseFormat = .qcow2
-        let image = try Qcow2Image.create(new, options)
+        let image = try Qcow2Image.create(new, options, isSynchronized: isSynchronized)
         try image.flush()
-        try explaining { () throws(HostError) in try DurableFile.move(new, to: folder + "/" + disk) }
+        try explaining { () throws(HostError) in
+            try DurableFile.move(new, to: folder + "/" + disk, isSynchronized: isSynchronized)
+        }
     }
 
     /// Deletes a snapshot. Those taken after it stay, with its parent as theirs.

@@ -31,7 +31,9 @@ extension MachineStore {
     }
 
     /// Builds a machine's folder; `body` fills it and returns the manifest.
-    func build(_ name: String, _ body: (String) throws -> MachineManifest) throws -> StoredMachine {
+    func build(
+        _ name: String, isSynchronized: Bool = true, _ body: (String) throws -> MachineManifest
+    ) throws -> StoredMachine {
         try requireFree(name)
         try explaining { () throws(HostError) in try PrivateFolder.make(root) }
         sweep()
@@ -40,7 +42,7 @@ extension MachineStore {
         let lock = try work.lock()
         defer { withExtendedLifetime(lock) {} }
         do {
-            try work.save(try body(work.folder))
+            try work.save(try body(work.folder), isSynchronized: isSynchronized)
             let place = place(of: name)
             do { try HostFile.rename(work.folder, to: place.folder) } catch {
                 if error.errno == HostErrorNumber.exists { try requireFree(name) }

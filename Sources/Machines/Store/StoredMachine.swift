@@ -33,9 +33,21 @@ public struct StoredMachine: Sendable {
     public func manifest() throws(MachinesError) -> MachineManifest { try MachineManifest(reading: manifestPath) }
 
     /// Changes what it is; the lock must be held.
-    public func save(_ manifest: MachineManifest) throws(MachinesError) {
+    public func save(_ manifest: MachineManifest, isSynchronized: Bool = true) throws(MachinesError) {
         let bytes = try manifest.serialized()
-        try explaining { () throws(HostError) in try DurableFile.write(bytes, to: manifestPath) }
+        try explaining { () throws(HostError) in
+            try DurableFile.write(bytes, to: manifestPath, isSynchronized: isSynchronized)
+        }
+    }
+
+    /// Puts its own files on the disk; those that it shares are there.
+    public func synchronize() throws {
+        for name in try FileManager.default.contentsOfDirectory(atPath: folder).sorted() {
+            let path = folder + "/" + name
+            if DurableFile.names(of: path) == 1 { try DurableFile.synchronize(path) }
+        }
+        try DurableFile.synchronize(folder)
+        try DurableFile.synchronize((folder as NSString).deletingLastPathComponent)
     }
 
     /// Its latest run; nil if there was none.
@@ -44,9 +56,10 @@ public struct StoredMachine: Sendable {
         return try? JSONDecoder().decode(RunRecord.self, from: Data(bytes))
     }
 
+    /// Writes what its run is at; a power failure ends the run and may take this.
     func save(_ run: RunRecord) throws(MachinesError) {
         let bytes = try JSONText.pretty(run)
-        try explaining { () throws(HostError) in try DurableFile.write(bytes, to: runPath) }
+        try explaining { () throws(HostError) in try DurableFile.write(bytes, to: runPath, isSynchronized: false) }
     }
 
     /// Whether a process has it.

@@ -174,9 +174,12 @@ public final class Qcow2Image: DiskImage {
     /// Maps all clusters to room that follows one another.
     func preallocate(_ kind: Preallocation) throws { try volume.withLock { try $0.preallocate(kind) } }
 
-    /// Makes an image file; its tables are empty.
+    /// Makes an image file; its tables are empty. It is on the disk after its next flush, or when it goes; not
+    /// synchronized, whenever the host likes.
     @discardableResult
-    public static func create(_ path: String, _ options: Qcow2Options, replacing: Bool = false) throws -> Qcow2Image {
+    public static func create(
+        _ path: String, _ options: Qcow2Options, replacing: Bool = false, isSynchronized: Bool = true
+    ) throws -> Qcow2Image {
         var options = options
         if let name = options.base {
             let folder = path.lastIndex(of: "/").map { String(path[...$0]) } ?? ""
@@ -191,6 +194,7 @@ public final class Qcow2Image: DiskImage {
         do {
             try header.create(in: file)
             let image = try Qcow2Image(file: file, snapshot: nil, depth: 0)
+            if !isSynchronized { image.volume.withLock { $0.isTemporary = true } }
             if options.preallocation != .off {
                 if image.base != nil {
                     throw StorageError(.badRequest, "disk \(path): room can't be taken beforehand with a base")
