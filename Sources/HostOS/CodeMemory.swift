@@ -1,4 +1,7 @@
 // Memory for generated code: one memfd mapped twice, writable at one place, executable at another, never both at once.
+//
+// Code that was saved can be taken from its file: the file's pages lie over the executable mapping, shared with all who run
+// the same, until this process patches one. That goes through /proc/self/mem, so that they are never writable.
 internal import CHost
 internal import Glibc
 
@@ -12,6 +15,10 @@ public final class CodeMemory: @unchecked Sendable {
     public let executable: UnsafeRawPointer
     /// Bytes in each mapping.
     public let size: Int
+    /// Where code ends that lies in a file's pages; 0: there is none.
+    private var adoptedEnd = 0
+    /// /proc/self/mem, if there is such code.
+    private var ownMemory: Int32 = -1
 
     /// Makes `size` bytes, a multiple of the page size.
     ///
@@ -57,7 +64,69 @@ public final class CodeMemory: @unchecked Sendable {
         return (data.bindMemory(to: UInt8.self, capacity: size), UnsafeRawPointer(code))
     }
 
+    /// Takes code from a file's pages: `count` bytes at `position`, both page multiples. Where the host has no way to patch
+    /// such pages, it is copied.
+    public func adopt(
+        _ file: borrowing FileDescriptor, from offset: Int, count: Int, at position: Int
+    ) throws(HostError) {
+        precondition(position % PageMemory.pageSize == 0 && count >= 0 && position + count <= size && adoptedEnd == 0)
+        let target = UnsafeMutableRawPointer(mutating: executable + position)
+        if canPatchFiles(file, offset),
+            mmap(
+                target, count, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, file.rawValue, off_t(offset)) == target
+        {
+            adoptedEnd = position + count
+            return
+        }
+        let code = try file.read(at: UInt64(offset), count: count)
+        (writable + position).update(from: code, count: count)
+    }
+
+    /// Whether a page of a file that is mapped without the right to write can be patched; leaves `ownMemory` open if so.
+    private func canPatchFiles(_ file: borrowing FileDescriptor, _ offset: Int) -> Bool {
+        let flags = MAP_PRIVATE
+        guard let page = mmap(nil, PageMemory.pageSize, PROT_READ | PROT_EXEC, flags, file.rawValue, off_t(offset)),
+            page != MAP_FAILED
+        else { return false }
+        defer { munmap(page, PageMemory.pageSize) }
+        ownMemory = open("/proc/self/mem", O_RDWR | O_CLOEXEC)
+        if ownMemory < 0 { return false }
+        var byte = page.load(as: UInt8.self)
+        if pwrite(ownMemory, &byte, 1, off_t(Int(bitPattern: page))) == 1 { return true }
+        close(ownMemory)
+        ownMemory = -1
+        return false
+    }
+
+    /// Four bytes of code.
+    @inline(__always)
+    public func word(at position: Int) -> Int32 { executable.loadUnaligned(fromByteOffset: position, as: Int32.self) }
+
+    /// Overwrites four bytes of code.
+    @inline(__always)
+    public func patch(_ position: Int, _ word: Int32) {
+        if position >= adoptedEnd {
+            UnsafeMutableRawPointer(writable).storeBytes(of: word, toByteOffset: position, as: Int32.self)
+        } else {
+            withUnsafeBytes(of: word) { patch(position, $0) }
+        }
+    }
+
+    /// Overwrites code.
+    public func patch(_ position: Int, _ bytes: UnsafeRawBufferPointer) {
+        if position >= adoptedEnd {
+            (writable + position).update(
+                from: bytes.baseAddress!.assumingMemoryBound(to: UInt8.self), count: bytes.count)
+            return
+        }
+        let place = off_t(Int(bitPattern: executable + position))
+        guard pwrite(ownMemory, bytes.baseAddress, bytes.count, place) == bytes.count else {
+            fatalError("code can't be patched any more: \(HostError.last("write /proc/self/mem"))")
+        }
+    }
+
     deinit {
+        if ownMemory >= 0 { close(ownMemory) }
         munmap(writable, size)
         munmap(UnsafeMutableRawPointer(mutating: executable), size)
     }

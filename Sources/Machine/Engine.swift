@@ -29,6 +29,12 @@ package protocol Engine: AnyObject {
     func giveBack(_ clock: KVMClock.Registers) throws -> Handover
     /// Brings as much of the state block up to date as a report shows.
     func describe()
+    /// Room for a copy of what it has made of the guest's code, which the vCPU needn't wait for; nil if it makes none.
+    func makeRoomForTranslations() -> SavedTranslations?
+    /// Takes the copy, while the vCPU waits; false if there is nothing worth it.
+    func saveTranslations(into room: inout SavedTranslations) -> Bool
+    /// Begins with what was saved with memory of this sum; false if that doesn't fit. Before the first run.
+    func restoreTranslations(from path: String, memory: UInt32) -> Bool
     /// What engines that were compared did not agree on.
     var difference: LockstepDifference? { get }
     /// Adds what only this engine counts.

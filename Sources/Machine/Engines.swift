@@ -16,6 +16,9 @@ extension Engine {
     package func takeOver(_ clock: KVMClock.Registers) throws {}
     package func giveBack(_ clock: KVMClock.Registers) throws -> Handover { Handover(clock: clock) }
     package func describe() {}
+    package func makeRoomForTranslations() -> SavedTranslations? { nil }
+    package func saveTranslations(into room: inout SavedTranslations) -> Bool { false }
+    package func restoreTranslations(from path: String, memory: UInt32) -> Bool { false }
 }
 
 extension LockstepEngine: Engine {
@@ -36,6 +39,7 @@ extension Translator: Engine {
         statistics.translations = translations
         statistics.codeEntries = entries
         statistics.codeBytes = codeBytes
+        statistics.savedCodeBytes = savedCodeBytes
         statistics.codeFlushes = codeFlushes
         statistics.callouts = callouts
     }

@@ -27,6 +27,8 @@ public struct RunStatistics: Sendable, Codable, Equatable {
     public var codeEntries: UInt64 = 0
     /// Bytes of translated code.
     public var codeBytes: UInt64 = 0
+    /// Bytes of it that came with a snapshot.
+    public var savedCodeBytes: UInt64 = 0
     /// Times that the code cache was emptied.
     public var codeFlushes: UInt64 = 0
     /// Lockstep: blocks run by both engines, by the interpreter alone, and once more because devices came between.
@@ -70,6 +72,7 @@ public struct RunStatistics: Sendable, Codable, Equatable {
         translations &+= other.translations
         codeEntries &+= other.codeEntries
         codeBytes &+= other.codeBytes
+        savedCodeBytes &+= other.savedCodeBytes
         codeFlushes &+= other.codeFlushes
         hypervisorExits &+= other.hypervisorExits
         collectedWrites &+= other.collectedWrites
@@ -125,7 +128,7 @@ public struct RunStatistics: Sendable, Codable, Equatable {
         }
         if translations > 0 {
             lines.append(
-                "translations  \(translations), \(codeBytes >> 10) KiB of code, entered \(codeEntries) times, emptied \(codeFlushes) times"
+                "translations  \(translations), \(codeBytes >> 10) KiB of code (\(savedCodeBytes >> 10) KiB saved), entered \(codeEntries) times, emptied \(codeFlushes) times"
             )
         }
         if comparedBlocks > 0 {

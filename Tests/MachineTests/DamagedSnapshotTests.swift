@@ -30,8 +30,11 @@ private enum WatchfulGuest {
         0xB0, 0x77, 0xE6, 0xF4, 0xF4, 0xEB, 0xFD,  // wrong: mov al, 0x77; out 0xf4, al; hlt
     ]
 
-    /// A flat Multiboot image of it.
-    static var image: [UInt8] {
+}
+
+enum TinyKernel {
+    /// A flat Multiboot image of 32-bit code.
+    static func multiboot(_ code: [UInt8]) -> [UInt8] {
         let flags: UInt32 = 0x1_0003
         let words = [0x1BAD_B002, flags, 0 &- 0x1BAD_B002 &- flags, 0x10_0000, 0x10_0000, 0, 0, 0x10_0040]
         let header = words.flatMap { word in (0..<4).map { UInt8(truncatingIfNeeded: word >> UInt32(8 * $0)) } }
@@ -53,7 +56,7 @@ final class DamagedSnapshotTests {
     /// Saves a machine with the guest in it.
     init() throws {
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
-        try Data(WatchfulGuest.image).write(to: URL(fileURLWithPath: folder + "/kernel"))
+        try Data(TinyKernel.multiboot(WatchfulGuest.code)).write(to: URL(fileURLWithPath: folder + "/kernel"))
         try Data(count: 1 << 16).write(to: URL(fileURLWithPath: folder + "/disk"))
         configuration = MachineConfiguration(boot: BootSource(kernel: folder + "/kernel"))
         configuration.engine = .translator

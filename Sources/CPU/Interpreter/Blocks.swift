@@ -7,6 +7,7 @@
 // Invariants: all pointers are allocated in `init` and live as long as the interpreter; the cache belongs to one vCPU.
 internal import CHost
 internal import Glibc
+internal import HostOS
 
 /// One decoded block.
 struct Block {
@@ -64,21 +65,29 @@ struct BlockCache {
         largestSize = 1 << (Int.bitWidth - 1 - max(codeCache / 512, 2048).leadingZeroBitCount)
         capacity = largestSize * 8
         tableSize = min(Self.firstSize, largestSize)
-        // calloc: untouched pages cost nothing.
-        table = calloc(tableSize, MemoryLayout<Block>.stride)!.bindMemory(to: Block.self, capacity: tableSize)
-        instructions = calloc(capacity, MemoryLayout<Instruction>.stride)!
+        table = Self.makeTable(tableSize)
+        instructions = PageMemory.allocate(capacity * MemoryLayout<Instruction>.stride)
             .bindMemory(to: Instruction.self, capacity: capacity)
+        // calloc: untouched pages cost nothing.
         chunks = calloc(max(pages, 1), 8)!.bindMemory(to: UInt64.self, capacity: max(pages, 1))
         dataStores = calloc(max(pages, 1), 2)!.bindMemory(to: UInt16.self, capacity: max(pages, 1))
         marks = calloc(max(pages, 1), 1)!.bindMemory(to: UInt8.self, capacity: max(pages, 1))
     }
 
+    private static func makeTable(_ size: Int) -> UnsafeMutablePointer<Block> {
+        PageMemory.allocate(size * MemoryLayout<Block>.stride).bindMemory(to: Block.self, capacity: size)
+    }
+
+    private static func free(_ table: UnsafeMutablePointer<Block>, _ size: Int) {
+        PageMemory.free(table, size * MemoryLayout<Block>.stride)
+    }
+
     func deallocate() {
-        free(table)
-        free(instructions)
-        free(chunks)
-        free(dataStores)
-        free(marks)
+        Self.free(table, tableSize)
+        PageMemory.free(instructions, capacity * MemoryLayout<Instruction>.stride)
+        Glibc.free(chunks)
+        Glibc.free(dataStores)
+        Glibc.free(marks)
     }
 
     @inline(__always)
@@ -96,13 +105,30 @@ struct BlockCache {
     mutating func grow() {
         let (old, count) = (table, tableSize)
         tableSize = min(count * 4, largestSize)
-        table = calloc(tableSize, MemoryLayout<Block>.stride)!.bindMemory(to: Block.self, capacity: tableSize)
+        table = Self.makeTable(tableSize)
         // An entry's ways go to several new ones, so there is room for each.
         for n in 0..<count where old[n].modeKey != 0 {
             let set = table + slot(old[n].physical, old[n].modeKey)
             if let way = (0..<Self.ways).first(where: { set[$0].modeKey == 0 }) { set[way] = old[n] }
         }
-        free(old)
+        Self.free(old, count)
+    }
+
+    /// Takes up blocks that were saved: pages of a file, for a table of so many entries and the instructions that they use.
+    mutating func adopt(
+        _ file: borrowing FileDescriptor, table offset: Int, entries: Int, instructions other: Int, used count: Int
+    ) -> Bool {
+        guard entries <= largestSize, count <= capacity else { return false }
+        let new = Self.makeTable(entries)
+        guard PageMemory.lay(file, from: offset, count: entries * MemoryLayout<Block>.stride, over: new),
+            PageMemory.lay(file, from: other, count: count * MemoryLayout<Instruction>.stride, over: instructions)
+        else {
+            Self.free(new, entries)
+            return false
+        }
+        Self.free(table, tableSize)
+        (table, tableSize, used) = (new, entries, count)
+        return true
     }
 
     /// Forgets every block.

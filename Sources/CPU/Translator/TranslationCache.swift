@@ -48,7 +48,7 @@ struct TranslationCache {
     static let longestRun = 8
 
     /// A jump to absolute code in another page: good as long as the kernel's mappings stay.
-    private struct CrossChain {
+    struct CrossChain: BitwiseCopyable {
         var site: Int
         var unchained: Int32
         var record: UInt32
@@ -60,8 +60,10 @@ struct TranslationCache {
     let enter: @convention(c) (UnsafeMutableRawPointer, UnsafeRawPointer) -> Int
     let usesRORX: Bool
     var options: TranslationOptions
-    /// Where the first translation may be; the common routines are before it.
-    let firstPosition: Int
+    /// Where the common routines end, at the end of a page.
+    let routinesEnd: Int
+    /// Where the first translation may be; code that was adopted is before it.
+    private(set) var firstPosition: Int
     private(set) var position: Int
     /// Times that a block is interpreted before it is translated.
     var heatWanted: UInt8
@@ -79,8 +81,8 @@ struct TranslationCache {
     private(set) var recordCount = 1
     /// Each guest-physical page's first record, 0 none.
     private let pageHeads: UnsafeMutablePointer<UInt32>
-    private let pageCount: Int
-    private var crossChains: [CrossChain] = []
+    let pageCount: Int
+    private(set) var crossChains: [CrossChain] = []
 
     /// Where the guest was to go on after the last jump that waits to be patched, and under which key.
     private var waitingSite: Int = 0
@@ -98,7 +100,7 @@ struct TranslationCache {
         pageCount = max(pages, 1)
         // calloc: untouched pages cost nothing.
         pageHeads = calloc(pageCount, 4)!.bindMemory(to: UInt32.self, capacity: pageCount)
-        records = calloc(Self.maximumRecords, MemoryLayout<TranslationRecord>.stride)!
+        records = PageMemory.allocate(Self.maximumRecords * MemoryLayout<TranslationRecord>.stride)
             .bindMemory(to: TranslationRecord.self, capacity: Self.maximumRecords)
         callouts = .allocate(capacity: InstructionTable.count)
         callouts.initialize(repeating: 0, count: InstructionTable.count)
@@ -109,7 +111,8 @@ struct TranslationCache {
         common = routines.writeCommon()
         enter = unsafeBitCast(
             memory.executable + enterAt, to: (@convention(c) (UnsafeMutableRawPointer, UnsafeRawPointer) -> Int).self)
-        firstPosition = (64 + routines.code.count + 63) & ~63
+        routinesEnd = PageMemory.rounded(64 + routines.code.count)
+        firstPosition = routinesEnd
         position = firstPosition
         usesRORX = CPUModel.host.isAvailable(.bmi2)
     }
@@ -118,7 +121,7 @@ struct TranslationCache {
         jumps.deallocate()
         callouts.deallocate()
         free(pageHeads)
-        free(records)
+        PageMemory.free(records, Self.maximumRecords * MemoryLayout<TranslationRecord>.stride)
     }
 
     /// Whether another block fits.
@@ -191,12 +194,13 @@ struct TranslationCache {
     mutating func remove(_ n: Int) {
         waitingSite = 0
         let record = records[n]
-        var patch = HostAssembler(start: memory.writable + Int(record.position))
-        patch.byte(0x41)
-        patch.byte(0xBA)
-        patch.word32(Int32(n))
-        let place = patch.jump()
-        patch.patch(place, to: common.leaveStale - Int(record.position))
+        overwrite(Int(record.position)) { patch in
+            patch.byte(0x41)
+            patch.byte(0xBA)
+            patch.word32(Int32(n))
+            let place = patch.jump()
+            patch.patch(place, to: common.leaveStale - Int(record.position))
+        }
         records[n].isLive = false
         if record.twin != 0 { records[Int(record.twin)].isLive = false }
     }
@@ -206,10 +210,51 @@ struct TranslationCache {
         guard n > 0, n < recordCount, !records[n].isLive, records[n].page == page,
             UInt64(records[n].pageOffset) == pageOffset, records[n].modeKey == modeKey
         else { return }
-        var patch = HostAssembler(start: memory.writable + Int(records[n].position))
-        let place = patch.jump()
-        patch.patch(place, to: host - Int(records[n].position))
+        let position = Int(records[n].position)
+        overwrite(position) { patch in
+            let place = patch.jump()
+            patch.patch(place, to: host - position)
+        }
     }
+
+    /// Overwrites the entry of a translation.
+    private func overwrite(_ position: Int, _ write: (inout HostAssembler) -> Void) {
+        withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 2 * Self.entryBytes) { room in
+            var patch = HostAssembler(start: room.baseAddress!)
+            write(&patch)
+            memory.patch(position, UnsafeRawBufferPointer(start: room.baseAddress, count: patch.count))
+        }
+    }
+
+    // MARK: Saved code
+
+    /// Each page's first record.
+    func head(of page: Int) -> UInt32 { pageHeads[page] }
+
+    /// Its records, the first of which stands for none.
+    var recordBytes: UnsafeRawBufferPointer {
+        UnsafeRawBufferPointer(start: records, count: recordCount * MemoryLayout<TranslationRecord>.stride)
+    }
+
+    /// Takes up code that was saved, before any was made: its pages of a file, its records, the jumps between pages in it. The
+    /// heads are set by `setHead` then.
+    mutating func adopt(
+        _ file: borrowing FileDescriptor, code: Range<Int>, records other: Int, count: Int, chains: [CrossChain]
+    ) throws(HostError) -> Bool {
+        guard position == firstPosition, recordCount == 1, count <= Self.maximumRecords,
+            firstPosition + code.count + Self.longestBlock * Self.longestRun <= memory.size,
+            PageMemory.lay(
+                file, from: other, count: count * MemoryLayout<TranslationRecord>.stride, over: records)
+        else { return false }
+        try memory.adopt(file, from: code.lowerBound, count: code.count, at: firstPosition)
+        firstPosition += code.count
+        position = firstPosition
+        recordCount = count
+        crossChains = chains
+        return true
+    }
+
+    func setHead(of page: Int, _ record: UInt32) { pageHeads[page] = record }
 
     // MARK: Chains
 
@@ -231,7 +276,6 @@ struct TranslationCache {
     /// goes on in another page than it begins in.
     mutating func chain(to host: Int, isGlobal: Bool, endsElsewhere: Bool) {
         let site = waitingSite & Int(ChainSite.mask)
-        let place = UnsafeMutableRawPointer(memory.writable + site)
         let isCache = UInt64(waitingSite) & ChainSite.cache != 0
         if isCache { endFilling(site) }
         if endsElsewhere || UInt64(waitingSite) & ChainSite.crossesPage != 0 {
@@ -239,19 +283,17 @@ struct TranslationCache {
             let record = recordHolding(site)
             if record == 0 { return }
             crossChains.append(
-                CrossChain(site: site, unchained: place.loadUnaligned(as: Int32.self), record: UInt32(record)))
+                CrossChain(site: site, unchained: memory.word(at: site), record: UInt32(record)))
         }
-        place.storeBytes(of: Int32(truncatingIfNeeded: host - site - 4), as: Int32.self)
-        if isCache { (place - 11).storeBytes(of: Int32(truncatingIfNeeded: waitingRIP), as: Int32.self) }
+        memory.patch(site, Int32(truncatingIfNeeded: host - site - 4))
+        if isCache { memory.patch(site - 11, Int32(truncatingIfNeeded: waitingRIP)) }
     }
 
     /// Other targets of an inline cache go through the jump table from now on.
     private func endFilling(_ site: Int) {
-        let code = UnsafeMutableRawPointer(memory.writable)
-        let other = site - 1 + Int(code.loadUnaligned(fromByteOffset: site - 5, as: Int32.self))
+        let other = site - 1 + Int(memory.word(at: site - 5))
         guard other > 0, other + 5 <= position else { return }
-        code.storeBytes(
-            of: Int32(truncatingIfNeeded: common.lookup - other - 5), toByteOffset: other + 1, as: Int32.self)
+        memory.patch(other + 1, Int32(truncatingIfNeeded: common.lookup - other - 5))
     }
 
     mutating func stopWaiting() { waitingSite = 0 }
@@ -271,7 +313,7 @@ struct TranslationCache {
     mutating func unchainPages() {
         waitingSite = 0
         for chain in crossChains where records[Int(chain.record)].isLive {
-            UnsafeMutableRawPointer(memory.writable + chain.site).storeBytes(of: chain.unchained, as: Int32.self)
+            memory.patch(chain.site, chain.unchained)
         }
         crossChains.removeAll(keepingCapacity: true)
     }

@@ -65,8 +65,13 @@ public final class Translator {
 
     /// Runs until something outside the CPU is needed.
     public func run() -> VMExit {
-        written.take { page in cpu.vcpu.forgetTranslations(page: Int(truncatingIfNeeded: page)) }
+        forgetWritten()
         return interpreter.run()
+    }
+
+    /// Forgets the code of pages that devices have written to.
+    func forgetWritten() {
+        written.take { page in cpu.vcpu.forgetTranslations(page: Int(truncatingIfNeeded: page)) }
     }
 
     /// Sets what is told of each block as it is translated; before the first run.
@@ -74,7 +79,7 @@ public final class Translator {
 
     /// The routines that all translated code shares.
     public var routines: (address: UInt64, size: Int) {
-        (UInt64(UInt(bitPattern: cache.pointee.memory.executable)), cache.pointee.firstPosition)
+        (UInt64(UInt(bitPattern: cache.pointee.memory.executable)), cache.pointee.routinesEnd)
     }
 
     /// Blocks translated so far.
@@ -83,6 +88,8 @@ public final class Translator {
     public var entries: UInt64 { cache.pointee.entries }
     /// Bytes of translated code.
     public var codeBytes: UInt64 { UInt64(cache.pointee.position) }
+    /// Bytes of it that it began with.
+    public var savedCodeBytes: UInt64 { UInt64(cache.pointee.firstPosition - cache.pointee.routinesEnd) }
     /// Times that all code was dropped because the cache was full.
     public var codeFlushes: UInt64 { cache.pointee.flushes }
 

@@ -62,6 +62,7 @@ extension Machine {
         into folder: String, _ whilePaused: () throws(MachineError) -> Void, _ progress: (SnapshotProgress) -> Void
     ) throws(MachineError) -> SnapshotResult {
         let file = try Self.createMemoryFile(folder, memory.ramSize)
+        var translations = processors.map { $0.engine?.makeRoomForTranslations() }
         let wasPaused = isPaused
         let started = HostClock.monotonic
         try pause()
@@ -71,6 +72,7 @@ extension Machine {
             state = try saveState()
             try whilePaused()
             capture = try beginCapture(to: file)
+            saveTranslations(into: &translations)
         } catch {
             if !wasPaused { try resume() }
             throw error
@@ -93,6 +95,12 @@ extension Machine {
             throw MachineError(.state, "the snapshot's memory can't be written: \(error)")
         }
         try Snapshot.write(manifest, state: try state.encoded, sums: sums, to: folder)
+        let sum = Snapshot.sum(of: sums)
+        for (number, saved) in translations.enumerated() {
+            do { try saved?.write(to: Snapshot.translations(in: folder, number), memory: sum) } catch {
+                throw MachineError(.state, "the snapshot's translated code can't be written: \(error)")
+            }
+        }
         return SnapshotResult(pause: pause, bytes: UInt64(manifest.pages) * GuestMemory.pageSize)
     }
 
@@ -100,6 +108,14 @@ extension Machine {
     /// `whilePaused`.
     public func layDisk(_ path: String, as layer: String) throws(MachineError) {
         try backends.disks.lay(path, as: layer)
+    }
+
+    /// Copies each processor's translated code, or leaves nil.
+    private func saveTranslations(into rooms: inout [SavedTranslations?]) {
+        for (number, processor) in processors.enumerated() {
+            guard var room = rooms[number].take() else { continue }
+            if processor.engine?.saveTranslations(into: &room) == true { rooms[number] = room }
+        }
     }
 
     private static func createMemoryFile(_ folder: String, _ size: UInt64) throws(MachineError) -> FileDescriptor {
@@ -148,5 +164,9 @@ extension Machine {
         }
         door.close()
         try restoreState(snapshot.state)
+        for (number, processor) in processors.enumerated() {
+            let path = Snapshot.translations(in: snapshot.path, number)
+            _ = processor.engine?.restoreTranslations(from: path, memory: snapshot.memorySum)
+        }
     }
 }

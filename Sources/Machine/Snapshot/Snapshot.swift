@@ -4,6 +4,7 @@
 //   state.json      processors and devices (SavedMachine)
 //   memory          RAM, sparse, as long as it
 //   memory.sums     a checksum for each page of it, 32 bits, little-endian; zero: the page is zero
+//   translations-N  what vCPU N's translator had made of the guest's code (SavedTranslations); a cache
 //   checksums       a line for each of the other files but memory: CRC-32C and name
 internal import CHost
 internal import Foundation
@@ -63,7 +64,17 @@ public struct Snapshot: Sendable {
         self.state = state
         time = try Machine.time(of: state)
         self.sums = unsafe sums.withUnsafeBytes { unsafe [UInt32]($0.bindMemory(to: UInt32.self)) }
+        memorySum = Self.sum(of: self.sums)
     }
+
+    /// What its translated code must be of.
+    let memorySum: UInt32
+
+    static func sum(of sums: [UInt32]) -> UInt32 {
+        unsafe sums.withUnsafeBytes { unsafe roost_crc32c(0, $0.baseAddress, $0.count) }
+    }
+
+    static func translations(in folder: String, _ processor: Int) -> String { "\(folder)/translations-\(processor)" }
 
     /// Guest time when it was taken.
     let time: UInt64
