@@ -26,6 +26,29 @@ uint32_t roost_crc32c(uint32_t crc, const void *bytes, size_t length) {
     return ~crc;
 }
 
+__attribute__((target("sse4.2"))) static void lanes(uint64_t *sums, const uint8_t *p, size_t n) {
+    uint64_t a = sums[0], b = sums[1], c = sums[2], d = sums[3], word[4];
+    for (; n; n -= 32, p += 32) {
+        memcpy(word, p, 32);
+        a = __builtin_ia32_crc32di(a, word[0]);
+        b = __builtin_ia32_crc32di(b, word[1]);
+        c = __builtin_ia32_crc32di(c, word[2]);
+        d = __builtin_ia32_crc32di(d, word[3]);
+    }
+    sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
+}
+
+uint32_t roost_lane_sum(const void *bytes, size_t length) {
+    uint64_t sums[4] = {1, 2, 3, 4};
+    const uint8_t *p = bytes;
+    if (__builtin_cpu_supports("sse4.2")) {
+        lanes(sums, p, length & ~(size_t)31);
+    } else {
+        for (size_t n = 0; n + 8 <= length; n += 8) sums[n / 8 % 4] = reference((uint32_t)sums[n / 8 % 4], p + n, 8);
+    }
+    return roost_crc32c(0, sums, sizeof sums);
+}
+
 int roost_is_zero(const void *bytes, size_t length) {
     const uint64_t *p = bytes;
     for (size_t n = 0; n < length / 8; n += 8) {

@@ -26,6 +26,7 @@ struct Roost: ParsableCommand {
     static func main() {
         // Before anything large is let go: what the heap keeps is touched again when it is handed out.
         HostMemory.keepHeapSmall()
+        Machine.beginMeasuringTime()
         do {
             var command = try parseAsRoot()
             try command.run()

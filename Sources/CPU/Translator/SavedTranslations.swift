@@ -40,7 +40,7 @@ private struct SavedHeader: BitwiseCopyable, Equatable {
     var records: UInt64 = 0
     var pages: UInt64 = 0
     var chains: UInt64 = 0
-    /// CRC-32C of this, with zero here, and of all after this page.
+    /// Checksum of this, with zero here, and of all after this page.
     var sum: UInt64 = 0
 
     /// What `sum` has to be, with `length` bytes of parts.
@@ -48,7 +48,7 @@ private struct SavedHeader: BitwiseCopyable, Equatable {
         var header = self
         header.sum = 0
         let first = withUnsafeBytes(of: header) { roost_crc32c(0, $0.baseAddress, $0.count) }
-        return UInt64(roost_crc32c(first, parts, length))
+        return UInt64(first) << 32 | UInt64(roost_lane_sum(parts, length))
     }
 
     /// Where the parts begin, and where the file ends.

@@ -95,7 +95,7 @@ extension Machine {
             throw MachineError(.state, "the snapshot's memory can't be written: \(error)")
         }
         try Snapshot.write(manifest, state: try state.encoded, sums: sums, to: folder)
-        let sum = Snapshot.sum(of: sums)
+        let sum = Snapshot.sum(of: unsafe sums.withUnsafeBytes { unsafe [UInt8]($0) })
         for (number, saved) in translations.enumerated() {
             do { try saved?.write(to: Snapshot.translations(in: folder, number), memory: sum) } catch {
                 throw MachineError(.state, "the snapshot's translated code can't be written: \(error)")

@@ -64,14 +64,14 @@ public struct Snapshot: Sendable {
         self.state = state
         time = try Machine.time(of: state)
         self.sums = unsafe sums.withUnsafeBytes { unsafe [UInt32]($0.bindMemory(to: UInt32.self)) }
-        memorySum = Self.sum(of: self.sums)
+        memorySum = Self.sum(of: sums)
     }
 
     /// What its translated code must be of.
     let memorySum: UInt32
 
-    static func sum(of sums: [UInt32]) -> UInt32 {
-        unsafe sums.withUnsafeBytes { unsafe roost_crc32c(0, $0.baseAddress, $0.count) }
+    static func sum(of bytes: [UInt8]) -> UInt32 {
+        unsafe bytes.withUnsafeBytes { unsafe roost_crc32c(0, $0.baseAddress, $0.count) }
     }
 
     static func translations(in folder: String, _ processor: Int) -> String { "\(folder)/translations-\(processor)" }
