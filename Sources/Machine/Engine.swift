@@ -34,7 +34,7 @@ package protocol Engine: AnyObject {
     /// Takes the copy, while the vCPU waits; false if there is nothing worth it.
     func saveTranslations(into room: inout SavedTranslations) -> Bool
     /// Begins with what was saved with memory of this sum; false if that doesn't fit. Before the first run.
-    func restoreTranslations(from path: String, memory: UInt32) -> Bool
+    func restoreTranslations(from file: TranslationFile, memory: UInt32) -> Bool
     /// What engines that were compared did not agree on.
     var difference: LockstepDifference? { get }
     /// Adds what only this engine counts.

@@ -18,7 +18,7 @@ extension Engine {
     package func describe() {}
     package func makeRoomForTranslations() -> SavedTranslations? { nil }
     package func saveTranslations(into room: inout SavedTranslations) -> Bool { false }
-    package func restoreTranslations(from path: String, memory: UInt32) -> Bool { false }
+    package func restoreTranslations(from file: TranslationFile, memory: UInt32) -> Bool { false }
 }
 
 extension LockstepEngine: Engine {

@@ -1,11 +1,17 @@
 // The host's time-stamp counter against its monotonic clock.
 internal import CHost
+internal import CPU
 internal import HostOS
 internal import Synchronization
 
 extension Machine {
-    /// Begins to measure the processor's counter: a machine that is made 4 ms later needn't wait for it.
-    public static func beginMeasuringTime() { _ = HostTSC.first }
+    /// Begins what the first machine of a process would wait for: the processor's counter is measured over 4 ms, and a
+    /// thread makes the decoder's tables.
+    public static func prepareProcess() {
+        _ = HostTSC.first
+        // Without a thread they are made when they are needed.
+        try? HostThread.detached(name: "roost-tables") { InstructionTable.prepare() }
+    }
 }
 
 /// The frequency of the host's time-stamp counter.

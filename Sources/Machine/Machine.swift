@@ -44,6 +44,7 @@ public final class Machine: Sendable {
         }
         let choice = try EngineChoice(configuration)
         let count = configuration.processors
+        let code = choice.kind == .translator ? configuration.snapshot?.openTranslations(count) ?? [] : []
         processors = (0..<count).map { [memory, door] number in
             Processor(number: number, of: count, memory: memory, door: door, trace: configuration.trace)
         }
@@ -74,7 +75,11 @@ public final class Machine: Sendable {
             next.kind = kind
             return try processor.makeEngine(next, configuration, board: board)
         }
-        if let snapshot = configuration.snapshot { try restore(snapshot, choice) } else { try start(try load()) }
+        if let snapshot = configuration.snapshot {
+            try restore(snapshot, choice, code: code)
+        } else {
+            try start(try load())
+        }
         HostMemory.trimHeap()
         if let note = choice.note, configuration.showsNotes { Terminal.note("roost: \(note)") }
     }

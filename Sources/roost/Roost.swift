@@ -20,14 +20,18 @@ struct Roost: ParsableCommand {
             ConsoleCommand.self, LogsCommand.self, EventsCommand.self, ListCommand.self, InfoCommand.self,
             TopCommand.self, SetCommand.self, ForwardCommand.self, RenameCommand.self, DeleteCommand.self,
             SnapshotCommand.self, RestoreCommand.self, CloneCommand.self, ExportCommand.self, ImportCommand.self,
-            ImageCommand.self, DiskCommand.self, DoctorCommand.self, MonitorCommand.self, ManualCommand.self,
+            ImageCommand.self, DiskCommand.self, DoctorCommand.self, ManualCommand.self,
         ])
 
     static func main() {
         // Before anything large is let go: what the heap keeps is touched again when it is handed out.
         HostMemory.keepHeapSmall()
-        Machine.beginMeasuringTime()
         do {
+            let words = CommandLine.arguments.dropFirst()
+            if ["run", MonitorProcess.word].contains(words.first) { Machine.prepareProcess() }
+            if words.first == MonitorProcess.word, words.count == 2, let name = words.last {
+                return try MonitorProcess.run(name)
+            }
             var command = try parseAsRoot()
             try command.run()
         } catch {

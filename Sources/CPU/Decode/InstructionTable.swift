@@ -30,6 +30,9 @@ public enum InstructionTable {
 
     static let shared = Parsed()
 
+    /// Makes the table now, unless it is there.
+    package static func prepare() { _ = shared }
+
     /// The table parsed and indexed.
     struct Parsed: @unchecked Sendable {
         let rows: UnsafeMutablePointer<InstructionRow>

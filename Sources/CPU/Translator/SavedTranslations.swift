@@ -133,6 +133,61 @@ public struct SavedTranslations: Sendable {
     }
 }
 
+/// A file of translated code, which a thread checks while a machine is being made.
+public final class TranslationFile: @unchecked Sendable {
+    // SAFETY of @unchecked: the thread only reads the mapping; `Verdict` is guarded by its lock.
+    fileprivate let descriptor: FileDescriptor
+    fileprivate let view: UnsafeMutableRawPointer
+    private let size: Int
+    private let header: SavedHeader
+    private let verdict = Verdict()
+
+    /// What the thread has found.
+    private final class Verdict: @unchecked Sendable {
+        private let lock = ConditionLock()
+        private var isRight: Bool?
+
+        func settle(_ isRight: Bool) { lock.update { self.isRight = isRight } }
+
+        /// Waits for it.
+        var isGood: Bool {
+            var result = false
+            lock.wait(until: { isRight != nil }, then: { result = isRight == true })
+            return result
+        }
+    }
+
+    /// Opens a file and begins to check it; nil if it isn't there or is nothing of this kind.
+    public init?(_ path: String) {
+        guard let file = try? FileDescriptor.open(path, O_RDONLY | O_NOFOLLOW), let count = try? file.byteCount(),
+            count >= UInt64(PageMemory.pageSize), count <= UInt64(SavedTranslations.mostBytes),
+            let view = mmap(nil, Int(count), PROT_READ, MAP_PRIVATE, file.rawValue, 0), view != MAP_FAILED
+        else { return nil }
+        let size = Int(count)
+        let header = view.load(as: SavedHeader.self)
+        // SAFETY: `deinit` waits for the thread before it unmaps the file.
+        nonisolated(unsafe) let base = view
+        descriptor = file
+        (self.view, self.size, self.header) = (view, size, header)
+        let check: @Sendable () -> Void = { [verdict] in
+            madvise(base, size, MADV_POPULATE_READ)
+            verdict.settle(header.sum(with: base + PageMemory.pageSize, size - PageMemory.pageSize) == header.sum)
+        }
+        do { try HostThread.detached(name: "roost-check", check) } catch { check() }
+    }
+
+    deinit {
+        _ = verdict.isGood
+        munmap(view, size)
+    }
+
+    /// What it begins with, if it is whole.
+    fileprivate var checked: (SavedHeader, SavedPlaces)? {
+        guard header.magic == SavedHeader().magic, let places = header.parts, places.end == size else { return nil }
+        return verdict.isGood ? (header, places) : nil
+    }
+}
+
 /// Offsets of the parts.
 private typealias SavedPlaces = (
     code: Int, instructions: Int, table: Int, records: Int, pages: Int, chains: Int, end: Int
@@ -238,17 +293,9 @@ extension Translator {
     }
 
     /// Begins with code that was saved with memory of this sum, before the first run; false if the file doesn't fit.
-    public func restoreTranslations(from path: String, memory: UInt32) -> Bool {
-        guard let file = try? FileDescriptor.open(path, O_RDONLY | O_NOFOLLOW), let size = try? file.byteCount(),
-            size >= UInt64(PageMemory.pageSize), size <= UInt64(SavedTranslations.mostBytes),
-            let view = mmap(nil, Int(size), PROT_READ, MAP_PRIVATE | MAP_POPULATE, file.rawValue, 0), view != MAP_FAILED
-        else { return false }
-        defer { munmap(view, Int(size)) }
-        let header = view.load(as: SavedHeader.self)
-        guard fits(header, memory: memory), let places = header.parts, places.end == Int(size),
-            header.sum(with: view + PageMemory.pageSize, Int(size) - PageMemory.pageSize) == header.sum
-        else { return false }
-        return adopt(file, header, places, view)
+    public func restoreTranslations(from file: TranslationFile, memory: UInt32) -> Bool {
+        guard let (header, places) = file.checked, fits(header, memory: memory) else { return false }
+        return adopt(file, header, places)
     }
 
     private func fits(_ header: SavedHeader, memory: UInt32) -> Bool {
@@ -260,18 +307,20 @@ extension Translator {
     }
 
     private func adopt(
-        _ file: borrowing FileDescriptor, _ header: SavedHeader, _ places: SavedPlaces, _ view: UnsafeMutableRawPointer
+        _ file: TranslationFile, _ header: SavedHeader, _ places: SavedPlaces
     ) -> Bool {
+        let view = file.view
         let vcpu = cpu.vcpu
         let (cache, blocks) = (vcpu.translations, vcpu.blocks)
         let chains = UnsafeRawBufferPointer(
             start: view + places.chains, count: Int(header.chains) * MemoryLayout<TranslationCache.CrossChain>.stride)
         guard
             (try? cache.pointee.adopt(
-                file, code: places.code..<places.instructions, records: places.records, count: Int(header.records),
+                file.descriptor, code: places.code..<places.instructions, records: places.records,
+                count: Int(header.records),
                 chains: Array(chains.bindMemory(to: TranslationCache.CrossChain.self)))) == true,
             blocks.pointee.adopt(
-                file, table: places.table, entries: Int(header.tableSize), instructions: places.instructions,
+                file.descriptor, table: places.table, entries: Int(header.tableSize), instructions: places.instructions,
                 used: Int(header.instructions))
         else {
             // What was taken is never entered: no block leads to it.

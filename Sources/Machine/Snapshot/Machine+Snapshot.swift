@@ -140,9 +140,18 @@ extension Machine {
     }
 }
 
+extension Snapshot {
+    /// The files of translated code, which are being checked from now on.
+    func openTranslations(_ processors: Int) -> [TranslationFile?] {
+        (0..<processors).map { TranslationFile(Self.translations(in: path, $0)) }
+    }
+}
+
 extension Machine {
     /// Puts a snapshot's state into this machine, which has never run and is paused then.
-    func restore(_ snapshot: Snapshot, _ choice: EngineChoice) throws(MachineError) {
+    func restore(
+        _ snapshot: Snapshot, _ choice: EngineChoice, code: [TranslationFile?]
+    ) throws(MachineError) {
         guard snapshot.manifest.memory == memory.ramSize else {
             throw MachineError(
                 .state,
@@ -164,9 +173,8 @@ extension Machine {
         }
         door.close()
         try restoreState(snapshot.state)
-        for (number, processor) in processors.enumerated() {
-            let path = Snapshot.translations(in: snapshot.path, number)
-            _ = processor.engine?.restoreTranslations(from: path, memory: snapshot.memorySum)
+        for (processor, file) in zip(processors, code) {
+            if let file { _ = processor.engine?.restoreTranslations(from: file, memory: snapshot.memorySum) }
         }
     }
 }

@@ -97,7 +97,7 @@ struct ShellCommand: ParsableCommand {
 
     func run() throws {
         let machine = try machine.find()
-        if !machine.isRunning { try MonitorCommand.launch(machine) }
+        if !machine.isRunning { try MonitorProcess.launch(machine) }
         let login = "exec \"${SHELL:-/bin/sh}\" -l"
         try ExecCommand.run(machine, try options.request(["/bin/sh", "-c", login]), timeout: options.timeout)
     }

@@ -66,7 +66,7 @@ struct RunCommand: ParsableCommand {
         var hasRun = false
         do {
             if detach {
-                try MonitorCommand.launch(stored)
+                try MonitorProcess.launch(stored)
                 print(name)
             } else {
                 try runHere(try MachineMonitor(stored, in: store), commandLine: fixed) { hasRun = true }

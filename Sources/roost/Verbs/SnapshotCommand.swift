@@ -99,7 +99,7 @@ struct RestoreCommand: ParsableCommand {
             }
         }
         try machine.restore(snapshot)
-        if start { try MonitorCommand.launch(machine) }
+        if start { try MonitorProcess.launch(machine) }
         print(machine.name)
     }
 }
@@ -136,7 +136,7 @@ struct CloneCommand: ParsableCommand {
             let name = clone ?? MachineStore.standard.freeName(after: machine.name)
             let new = try MachineStore.standard.clone(machine, snapshot: source, as: name)
             if start {
-                do { try MonitorCommand.launch(new) } catch {
+                do { try MonitorProcess.launch(new) } catch {
                     try? MachineStore.standard.delete(new)
                     throw error
                 }

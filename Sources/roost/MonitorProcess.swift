@@ -1,25 +1,24 @@
-// `roost monitor`: the process of a machine that runs in the background. Not for people.
-internal import ArgumentParser
+// `roost monitor NAME`: the process of a machine that runs in the background. Not for people, so it is no command: reading
+// those takes longer than restoring the machine.
 internal import Foundation
 internal import HostOS
 internal import Machine
 internal import Machines
 
-/// `roost monitor`.
-struct MonitorCommand: ParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "monitor", abstract: "Be the process of a machine.", shouldDisplay: false)
-
-    @OptionGroup var machine: MachineArgument
+/// What this program does as a machine's process.
+enum MonitorProcess {
+    /// The first argument.
+    static let word = "monitor"
 
     /// Starts a machine in the background; returns when its guest runs.
-    static func launch(_ machine: StoredMachine) throws { try machine.launch(["monitor", machine.name]) }
+    static func launch(_ machine: StoredMachine) throws { try machine.launch([word, machine.name]) }
 
-    func run() throws {
+    /// Runs the machine of a name to its end.
+    static func run(_ name: String) throws {
         let report = LaunchReport()
         let monitor: MachineMonitor
-        do { monitor = try MachineMonitor(try machine.find(), in: .standard) } catch {
-            report.finish(Self.failure(error))
+        do { monitor = try MachineMonitor(try MachineStore.standard.find(name), in: .standard) } catch {
+            report.finish(failure(error))
             throw error
         }
         var pending: LaunchReport? = consume report
@@ -32,7 +31,7 @@ struct MonitorCommand: ParsableCommand {
             if let message = status.message { FileHandle.standardError.write(Data("roost: \(message)\n".utf8)) }
             Foundation.exit(status.code)
         } catch {
-            pending.take()?.finish(Self.failure(error))
+            pending.take()?.finish(failure(error))
             throw error
         }
     }
