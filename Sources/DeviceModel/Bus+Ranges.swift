@@ -35,6 +35,16 @@ final class LockedState: Sendable {
         return isNew
     }
 
+    func removeAll() {
+        observe(nil)
+        // They go when the lock is free again.
+        let gone = ranges.withLock { ranges in
+            defer { ranges = [] }
+            return ranges
+        }
+        _ = gone
+    }
+
     func detach(_ start: UInt64) {
         let gone = ranges.withLock { ranges in
             let gone = ranges.filter { $0.start == start }

@@ -36,6 +36,9 @@ public final class Bus: @unchecked Sendable {
     /// Detaches whatever was attached at exactly `start`.
     public func detach(at start: UInt64) { state.detach(start) }
 
+    /// Detaches all devices, some of which refer to the bus (at the end only).
+    public func removeAll() { state.removeAll() }
+
     /// Reads; all ones where nothing answers or the access crosses the end of a device.
     public func read(_ address: UInt64, size: Int) -> UInt64 {
         let ones: UInt64 = size >= 8 ? ~0 : (1 &<< UInt64(truncatingIfNeeded: size &* 8)) &- 1

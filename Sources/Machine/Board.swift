@@ -38,6 +38,7 @@ package final class Board: Sendable {
     private let keyboard: I8042
     private let resetControl: ResetControl
     let bridge: PCIHostBridge
+    private let lint0 = LINT0Line()
     private let post = PostPort()
     private let debugConsole: DebugConsole
     private let processors: Int
@@ -52,7 +53,6 @@ package final class Board: Sendable {
         self.memory = memory
         processors = configuration.processors
         self.output = output
-        let lint0 = LINT0Line()
         let pic = PIC8259(output: lint0)
         self.pic = pic
         localAPICs = (0..<max(configuration.processors, 1)).map { [apics] id in
@@ -86,6 +86,14 @@ package final class Board: Sendable {
             let lines = (0..<24).map { $0 < 16 ? router.line(isaIRQ: $0) : router.line(gsi: $0) }
             TestDevice(lines: lines).attach(ports: ports, memory: mmio)
         }
+    }
+
+    /// Cuts what its chips refer to each other by, so that they go; nothing runs any more.
+    func takeApart() {
+        ports.removeAll()
+        mmio.removeAll()
+        apics.removeAll()
+        lint0.connect(to: nil)
     }
 
     private func attach() {

@@ -113,6 +113,7 @@ public final class Console: Sendable {
     func finish() {
         history.close()
         logging.withLock { $0.take() }?.join()
+        entry.withLock { $0 = nil }
     }
 
     /// Starts reading for a port, in raw mode where it is a terminal.

@@ -65,12 +65,26 @@ public final class Machine: Sendable {
                 Alternation(processor, choice.kind, door, every: interval)
             } else { nil }
         if count > 1 { _ = VCPUGroup(processors.map(\.cpu), memory: memory) }
+        do throws(MachineError) {
+            try prepare(choice, code)
+        } catch {
+            stopBackends()
+            takeApart()
+            throw error
+        }
+        HostMemory.trimHeap()
+        if let note = choice.note, configuration.showsNotes { Terminal.note("roost: \(note)") }
+    }
+
+    /// Connects engines and board, which refer to each other from then on, and puts in what the machine begins with.
+    private func prepare(_ choice: EngineChoice, _ code: [TranslationFile?]) throws(MachineError) {
+        let processor = processors[0]
         for processor in processors {
             processor.gate = gate
             processor.prepare(choice)
             processor.connect(engine: try processor.makeEngine(choice, configuration, board: board), board: board)
         }
-        processor.mover = { [unowned processor, board] (kind) throws(MachineError) in
+        processor.mover = { [unowned processor, board, configuration] (kind) throws(MachineError) in
             var next = choice
             next.kind = kind
             return try processor.makeEngine(next, configuration, board: board)
@@ -80,11 +94,15 @@ public final class Machine: Sendable {
         } else {
             try start(try load())
         }
-        HostMemory.trimHeap()
-        if let note = choice.note, configuration.showsNotes { Terminal.note("roost: \(note)") }
     }
 
-    deinit { for processor in processors { processor.disconnect() } }
+    deinit { takeApart() }
+
+    /// Cuts the references by which its parts would keep each other; nothing runs any more.
+    private func takeApart() {
+        for processor in processors { processor.disconnect() }
+        board.takeApart()
+    }
 
     /// Puts all processors into the state after power-on.
     private func start(_ entry: EntryState) throws(MachineError) {
@@ -160,13 +178,18 @@ public final class Machine: Sendable {
             Terminal.restore()
             return .failed("\(error)")
         }
+        stopBackends()
+        activity.note(.ended)
+        Terminal.restore()
+        return result.withLock { $0 } ?? .failed("the processor's thread ended without a result")
+    }
+
+    /// Ends what works for the devices; nothing runs any more.
+    private func stopBackends() {
         for port in backends.ports { port.stop() }
         backends.sockets?.stop()
         backends.disks.close()
         console.finish()
-        activity.note(.ended)
-        Terminal.restore()
-        return result.withLock { $0 } ?? .failed("the processor's thread ended without a result")
     }
 
     private func runToEnd() -> MachineOutcome {

@@ -104,6 +104,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
     /// Lets go of engine and board, which have references back; nothing runs any more.
     func disconnect() {
         replaceEngine(nil)
+        memory.onCodeWritten(vcpu: cpu.id, nil)
         direct = nil
         mover = nil
         board = nil

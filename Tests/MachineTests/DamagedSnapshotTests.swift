@@ -298,3 +298,44 @@ final class DamagedSnapshotTests {
         #expect(throws: SavedMemoryError.self) { try SavedMemory(file: file, sums: capture.sums) }
     }
 }
+
+extension DamagedSnapshotTests {
+    @Test("A machine that has ended, or that could not be made, is gone with its memory")
+    func gone() throws {
+        // Other suites have machines at the same time, but none of this size.
+        let size = 19 << 20
+        configuration.memory = UInt64(size)
+        let other = folder + "/other"
+        for round in 0..<3 {
+            let machine = try CountingMachine(configuration, folder: folder)
+            machine.start()
+            #expect(machine.wait { $0.contains(".") })
+            if round == 0 { try machine.machine.saveSnapshot(to: other) }
+            #expect(Self.guestsMapped(size) > 0)
+            #expect(machine.end() == .ended)
+            configuration.snapshot = try Snapshot(other)
+        }
+        #expect(isSoon { Self.guestsMapped(size) == 0 }, "after they have run")
+        try Data(count: 1).write(to: URL(fileURLWithPath: other + "/memory"))
+        #expect(throws: (any Error).self) { try CountingMachine(configuration, folder: folder) }
+        configuration.snapshot = nil
+        configuration.boot = BootSource(kernel: folder + "/disk")
+        #expect(throws: (any Error).self) { try CountingMachine(configuration, folder: folder) }
+        #expect(isSoon { Self.guestsMapped(size) == 0 }, "after they could not be made")
+    }
+
+    /// How many guests' memories of so many bytes this process has mapped.
+    private static func guestsMapped(_ size: Int) -> Int {
+        let maps = (try? String(contentsOfFile: "/proc/self/maps", encoding: .utf8)) ?? ""
+        return maps.split(separator: "\n").count { line in
+            let ends = line.prefix { $0 != " " }.split(separator: "-").compactMap { Int($0, radix: 16) }
+            return line.contains("guest-ram") && ends.count == 2 && ends[1] - ends[0] == size
+        }
+    }
+
+    /// The thread that ran a machine may still be letting go of it.
+    private func isSoon(_ condition: () -> Bool) -> Bool {
+        for _ in 0..<500 where !condition() { Thread.sleep(forTimeInterval: 0.01) }
+        return condition()
+    }
+}

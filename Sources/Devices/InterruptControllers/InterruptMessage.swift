@@ -99,6 +99,16 @@ public final class APICBus: MessageInterruptTarget {
     /// Adds a local APIC (set-up only).
     func add(_ apic: LocalAPIC) { contents.withLock { $0.local.append(apic) } }
 
+    /// Lets go of all chips, which refer to the bus (at the end only).
+    public func removeAll() {
+        // They go when the lock is free again.
+        let gone = contents.withLock { contents in
+            defer { contents = Contents() }
+            return contents
+        }
+        _ = gone
+    }
+
     /// Adds an I/O APIC (set-up only).
     func add(_ apic: IOAPIC) { contents.withLock { $0.inputOutput.append(apic) } }
 

@@ -137,8 +137,8 @@ public final class LINT0Line: InterruptLine {
     /// A wire not yet connected: the 8259 and the APIC need each other.
     public init() {}
 
-    /// Connects the wire (set-up only).
-    public func connect(to new: LocalAPIC) { apic.withLock { $0 = new } }
+    /// Connects the wire, or with nil lets go of it (set-up and end only).
+    public func connect(to new: LocalAPIC?) { apic.withLock { $0 = new } }
 
     /// Passes the level on.
     public func set(_ level: Bool) { apic.withLock { $0 }?.setLINT0(level) }
