@@ -3,8 +3,8 @@ internal import Foundation
 
 /// Finds `roost-agent`: beside the running program, or in `../lib/roost` from there; `ROOST_AGENT` names another.
 enum AgentProgram {
-    /// The version that images of this Roost have: raised when it learns something.
-    static let version = 2
+    /// The version that images of this Roost have: raised when the agent learns something, or an image has something new.
+    static let version = 3
 
     static func path() throws(ImageError) -> String {
         let environment = ProcessInfo.processInfo.environment

@@ -11,6 +11,7 @@ struct DebianOverlay {
     static func packages(_ variant: DebianImageBuilder.Variant) -> [String] {
         let common = [
             "linux-image-cloud-amd64", "kmod", "iproute2", "iputils-ping", "procps", "ca-certificates", "less", "nano",
+            "python3",
         ]
         switch variant {
         case .minimal: return common + ["busybox-static"]
