@@ -27,9 +27,17 @@ public final class VirtioVsock: VirtioDevice {
     private struct Contents: Sendable {
         var table: VsockTable
         var reference = WeakTransport()
-        /// The driver is to be told that all streams are gone.
-        var owesReset = false
+        var resetNews = ResetNews.none
+        /// Gives up waiting for a driver that doesn't say that it knows.
+        var timer: (any DoorTimer)?
     }
+
+    /// After a restore the driver is to learn that all streams are gone. Until it has given the event's buffer back it would
+    /// take what is opened meanwhile for one of these: no packets until then.
+    private enum ResetNews: Sendable { case none, owed, told }
+
+    /// Nanoseconds that a driver has to give the buffer back.
+    private static let patience: UInt64 = 5_000_000_000
 
     /// Chains looked at in one go: more than all that may wait for the guest.
     private static let mostChains = 65536
@@ -43,6 +51,8 @@ public final class VirtioVsock: VirtioDevice {
         self.door = door
         self.backend = backend
         contents = Mutex(Contents(table: VsockTable(guest: UInt64(cid))))
+        let timer = door.makeTimer { [weak self] in self?.endSilence() }
+        contents.withLock { $0.timer = timer }
     }
 
     /// Socket.
@@ -63,7 +73,8 @@ public final class VirtioVsock: VirtioDevice {
     /// All streams are gone.
     public func reset() {
         let gone = contents.withLock { contents in
-            contents.owesReset = false
+            contents.resetNews = .none
+            contents.timer?.disarm()
             return contents.table.clear()
         }
         for stream in gone { backend.ended(stream, sends: true, takes: true) }
@@ -116,7 +127,7 @@ public final class VirtioVsock: VirtioDevice {
                 return 0
             }
             if contents.withLock({ $0.table.hasPacket() }) { deliver(transport) }
-        case 2: tellReset(transport)
+        case 2: if contents.withLock({ $0.resetNews == .told }) { endSilence() } else { tellReset(transport) }
         default: deliver(transport)
         }
     }
@@ -136,6 +147,7 @@ public final class VirtioVsock: VirtioDevice {
     /// Puts packets that wait into the buffers there are.
     private func deliver(_ transport: VirtioPCI) {
         var roomy: [UInt64] = []
+        if contents.withLock({ $0.resetNews != .none }) { return }
         transport.withQueue(0) { (queue) throws(VirtqueueError) in
             var pushed = false
             for _ in 0..<Self.mostChains where contents.withLock({ $0.table.hasPacket() }) {
@@ -162,11 +174,23 @@ public final class VirtioVsock: VirtioDevice {
     /// - Spec: virtio 1.2, 5.10.6.7
     private func tellReset(_ transport: VirtioPCI) {
         transport.withQueue(2) { (queue) throws(VirtqueueError) in
-            guard contents.withLock({ $0.owesReset }), let chain = try queue.pop() else { return }
-            contents.withLock { $0.owesReset = false }
+            guard contents.withLock({ $0.resetNews == .owed }), let chain = try queue.pop() else { return }
+            contents.withLock { $0.resetNews = .told }
+            // Of the buffer that it gives back.
+            _ = try queue.enableNotifications()
             try queue.push(head: chain.head, written: transport.memory.scatter([0, 0, 0, 0], into: chain.writable))
             if try queue.shouldInterrupt() { transport.interrupt(queue: 2) }
         }
+    }
+
+    /// The driver knows that its streams are gone: what has waited goes out.
+    private func endSilence() {
+        let transport = contents.withLock { contents in
+            contents.resetNews = .none
+            contents.timer?.disarm()
+            return contents.reference.transport
+        }
+        if let transport, transport.isRunning { deliver(transport) }
     }
 
     // MARK: State
@@ -177,7 +201,8 @@ public final class VirtioVsock: VirtioDevice {
     /// The driver learns that its streams are gone.
     public func restoreDeviceState(_ state: VirtioDeviceState) throws {
         let transport = contents.withLock { contents in
-            contents.owesReset = true
+            contents.resetNews = contents.reference.transport?.isRunning == true ? .owed : .none
+            if contents.resetNews == .owed { contents.timer?.arm(at: door.now &+ Self.patience) }
             return contents.reference.transport
         }
         if let transport { tellReset(transport) }
