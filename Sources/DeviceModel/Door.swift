@@ -22,19 +22,21 @@ public protocol Door: AnyObject, Sendable {
     func randomBytes(_ count: Int) -> [UInt8]
 
     /// Stops time and holds back timers and events. Returns when nothing that was let in is still at work; no vCPU may
-    /// run.
-    func close()
+    /// run. The host's time (`CLOCK_MONOTONIC`, nanoseconds) at which guest time stopped; nil where that doesn't go by it.
+    @discardableResult
+    func close() -> UInt64?
 
-    /// Goes on after `close`.
-    func open()
+    /// Goes on after `close`; the host's time at which guest time did.
+    @discardableResult
+    func open() -> UInt64?
 }
 
 extension Door {
     /// Nothing comes in while no vCPU runs.
-    public func close() {}
+    public func close() -> UInt64? { nil }
 
     /// Nothing was held back.
-    public func open() {}
+    public func open() -> UInt64? { nil }
 }
 
 /// A one-shot timer behind the door.

@@ -32,6 +32,16 @@ enum HostTSC {
         return best
     }
 
+    /// The counter at a time of the host's monotonic clock that was just now; nil: now.
+    static func counter(at time: UInt64?) -> UInt64 {
+        let now = sample()
+        guard let time else { return now.tsc }
+        let passed = now.time.subtractingReportingOverflow(time)
+        if passed.overflow { return now.tsc }
+        let ticks = passed.partialValue.multipliedFullWidth(by: frequency)
+        return now.tsc &- (ticks.high < 1_000_000_000 ? (1_000_000_000 as UInt64).dividingFullWidth(ticks).quotient : 0)
+    }
+
     /// The first pair.
     static let first = sample()
 

@@ -38,16 +38,17 @@ public final class HostDoor: Door {
     public func randomBytes(_ count: Int) -> [UInt8] { HostRandom.bytes(min(max(count, 0), 65536)) }
 
     /// Stops time; timers and events wait. Returns when nothing that was let in is still at work.
-    public func close() {
+    public func close() -> UInt64? {
         gate.lockForWriting()
-        time.stop()
+        return time.stop()
     }
 
     /// Goes on after `close`.
-    public func open() {
-        time.start()
+    public func open() -> UInt64? {
+        let started = time.start()
         gate.unlock()
         timers.timeHasMoved()
+        return started
     }
 }
 
@@ -70,12 +71,18 @@ final class GuestTime: Sendable {
         min(origin.load(ordering: .acquiring) &+ min(deadline, .max >> 1), .max - 1)
     }
 
-    func stop() { stopped.store(HostClock.monotonic &- origin.load(ordering: .acquiring), ordering: .releasing) }
+    /// Both return the host's time at which that was.
+    func stop() -> UInt64 {
+        let host = HostClock.monotonic
+        stopped.store(host &- origin.load(ordering: .acquiring), ordering: .releasing)
+        return host
+    }
 
-    func start() {
-        let now = now
-        origin.store(HostClock.monotonic &- now, ordering: .releasing)
+    func start() -> UInt64 {
+        let (now, host) = (now, HostClock.monotonic)
+        origin.store(host &- now, ordering: .releasing)
         stopped.store(.max, ordering: .releasing)
+        return host
     }
 }
 

@@ -24,8 +24,8 @@ extension Machine {
                 for processor in processors { processor.setPause(false) }
                 throw error
             }
-            door.close()
-            pausedAt = roost_rdtsc()
+            // At the same moment: a guest that sees its two clocks run apart trusts one of them no more.
+            pausedAt = HostTSC.counter(at: door.close())
         }
     }
 
@@ -39,8 +39,7 @@ extension Machine {
     public func resume() throws(MachineError) {
         try pausedAt.withLock { (pausedAt) throws(MachineError) in
             guard let since = pausedAt else { return }
-            let missed = roost_rdtsc() &- since
-            door.open()
+            let missed = HostTSC.counter(at: door.open()) &- since
             pausedAt = nil
             defer { for processor in processors { processor.setPause(false) } }
             for processor in processors { try processor.takeOver(missed: missed) }
