@@ -52,7 +52,7 @@ let package = Package(
 
         // Chips, buses, virtio.
         .target(name: "Devices", dependencies: ["DeviceModel", "GuestMemory"]),
-        .testTarget(name: "DevicesTests", dependencies: ["Devices", "MachineTesting"]),
+        .testTarget(name: "DevicesTests", dependencies: ["Devices", "HostOS", "MachineTesting"]),
 
         // What stands behind devices.
         .target(name: "Storage", dependencies: ["HostOS", "DeviceModel", "CNBD", "CZlib", "CZstd"]),

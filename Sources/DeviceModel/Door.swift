@@ -12,6 +12,10 @@ public protocol Door: AnyObject, Sendable {
     /// Wall-clock time in nanoseconds since 1970 (UTC), for the RTC and the paravirtual clock.
     var wallClock: UInt64 { get }
 
+    /// Whether events take effect at an exact count of instructions, with all that they bring; else what a transfer
+    /// brings may be in guest memory before the event that says so.
+    var isOrdered: Bool { get }
+
     /// Makes a one-shot timer; `fire` runs (on any thread) once for each `arm` that comes due.
     func makeTimer(_ fire: @escaping @Sendable () -> Void) -> any DoorTimer
 
@@ -30,6 +34,9 @@ public protocol Door: AnyObject, Sendable {
 }
 
 extension Door {
+    /// In free mode.
+    public var isOrdered: Bool { false }
+
     /// Nothing comes in while no vCPU runs.
     public func close() {}
 

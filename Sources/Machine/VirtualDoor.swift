@@ -57,6 +57,9 @@ public final class VirtualDoor: Door, Saveable, @unchecked Sendable {
     /// A fixed date and `now`.
     public var wallClock: UInt64 { Self.startOfTime &+ now }
 
+    /// Always.
+    public var isOrdered: Bool { true }
+
     /// Makes a timer that fires on the vCPU's thread.
     public func makeTimer(_ fire: @escaping @Sendable () -> Void) -> any DoorTimer {
         let slot = contents.withLock { contents in

@@ -8,6 +8,7 @@
 //                  30 max_write_zeroes_sectors 32   34 max_write_zeroes_seg 32   38 write_zeroes_may_unmap 8
 //   request        type 32, reserved 32, sector 64; data; status 8 (0 done, 1 I/O error, 2 unsupported)
 public import DeviceModel
+public import GuestMemory
 internal import Synchronization
 
 /// What a block device stores to: a disk of 512-byte sectors.
@@ -18,16 +19,28 @@ public protocol BlockBackend: AnyObject, Sendable {
     var isReadOnly: Bool { get }
     /// Whether every write is to be durable when it is done, unless the guest wants otherwise.
     var writesThrough: Bool { get }
-    /// Reads `count` bytes from `offset`.
-    func read(at offset: UInt64, count: Int) throws -> [UInt8]
-    /// Writes bytes at `offset`.
-    func write(_ bytes: [UInt8], at offset: UInt64) throws
+    /// Fills a buffer from `offset`.
+    func read(at offset: UInt64, into buffer: TransferBuffer) throws
+    /// Writes a buffer's bytes at `offset`.
+    func write(_ buffer: TransferBuffer, at offset: UInt64) throws
     /// Makes everything written durable.
     func flush() throws
     /// Says that a range isn't needed any more; what it reads as is undefined.
     func discard(at offset: UInt64, length: UInt64) throws
     /// Makes a range read as zeroes.
     func writeZeroes(at offset: UInt64, length: UInt64, mayUnmap: Bool) throws
+}
+
+extension BlockBackend {
+    /// Reads `count` bytes from `offset`.
+    func read(at offset: UInt64, count: Int) throws -> [UInt8] {
+        let buffer = TransferBuffer(count: count)
+        try read(at: offset, into: buffer)
+        return buffer.bytes
+    }
+
+    /// Writes bytes at `offset`.
+    func write(_ bytes: [UInt8], at offset: UInt64) throws { try write(TransferBuffer(bytes), at: offset) }
 }
 
 /// What a backend throws where the guest can be told more than that it failed.
@@ -71,6 +84,7 @@ public final class VirtioBlock: VirtioDevice {
     private let door: any Door
     private let workers: [any Worker]
     private let queues: Int
+    private let gate = TransferGate()
     private let identifier: String
     private let contents: Mutex<Contents>
 
@@ -136,8 +150,9 @@ public final class VirtioBlock: VirtioDevice {
         if value & 1 == 0, !backend.isReadOnly { workers[0].run { [backend] in try? backend.flush() } }
     }
 
-    /// Forgets requests under way: their queue has forgotten them too.
+    /// Forgets requests under way, as their queue has, when they no longer use the guest's memory.
     public func reset() {
+        gate.cut()
         contents.withLock { contents in
             contents.inFlight = [:]
             contents.isWriteCacheOn = !backend.writesThrough
@@ -188,6 +203,7 @@ public final class VirtioBlock: VirtioDevice {
         var queue: Int
         var chain: DescriptorChain
         var epoch: UInt64
+        var life: UInt64
     }
 
     /// Notes a chain as under way, under the queue's lock; a driver can't have more of them than descriptors.
@@ -201,7 +217,7 @@ public final class VirtioBlock: VirtioDevice {
             return request
         }
         guard let request else { throw .tooManyInFlight }
-        return Job(request: request, queue: index, chain: chain, epoch: queue.epoch)
+        return Job(request: request, queue: index, chain: chain, epoch: queue.epoch, life: gate.life)
     }
 
     private func submit(_ jobs: [Job], _ transport: VirtioPCI) {
@@ -214,28 +230,35 @@ public final class VirtioBlock: VirtioDevice {
     /// On the worker.
     private func perform(_ job: Job, _ transport: VirtioPCI) {
         var status: UInt8 = 0
-        var data: [UInt8] = []
+        var result = Transferred()
         do {
-            data = try perform(parse(job.chain, transport), job.chain, transport)
+            result = try perform(parse(job.chain, transport), job, transport)
         } catch let error as BlockStatus {
             status = error.rawValue
         } catch {
             status = BlockStatus.ioError.rawValue
         }
-        door.admit(.blockCompletion(id: job.request, error: Int32(status), data: data)) { [weak self] event in
+        let count = result.count
+        door.admit(.blockCompletion(id: job.request, error: Int32(status), data: result.data)) { [weak self] event in
             guard case .blockCompletion(_, let error, let data) = event else { return }
-            self?.finish(job, transport, UInt8(truncatingIfNeeded: error), data)
+            self?.finish(job, transport, UInt8(truncatingIfNeeded: error), Transferred(data: data, count: count))
         }
     }
 
-    private func finish(_ job: Job, _ transport: VirtioPCI, _ status: UInt8, _ data: [UInt8]) {
+    /// What a request brings: bytes that are yet to be put in the guest's memory, or how many are there.
+    private struct Transferred {
+        var data: [UInt8] = []
+        var count = 0
+    }
+
+    private func finish(_ job: Job, _ transport: VirtioPCI, _ status: UInt8, _ result: Transferred) {
         let chain = job.chain
         transport.complete(job.queue, head: chain.head, epoch: job.epoch) {
             contents.withLock { _ = $0.inFlight.removeValue(forKey: job.request) }
             let room = chain.writableLength
             guard room > 0 else { return 0 }
-            let fitting = data.count < room ? data : Array(data.prefix(room - 1))
-            let written = transport.memory.scatter(fitting, into: chain.writable)
+            let data = result.data.count < room ? result.data : Array(result.data.prefix(room - 1))
+            let written = result.count + transport.memory.scatter(data, into: chain.writable)
             _ = transport.memory.scatter([status], into: chain.writable, offset: room - 1)
             return written + 1
         }
@@ -294,14 +317,15 @@ public final class VirtioBlock: VirtioDevice {
         return isDiscard ? .discard(ranges.map { $0.range }) : .writeZeroes(ranges)
     }
 
-    private func perform(_ operation: Operation, _ chain: DescriptorChain, _ transport: VirtioPCI) throws -> [UInt8] {
+    private func perform(_ operation: Operation, _ job: Job, _ transport: VirtioPCI) throws -> Transferred {
         switch operation {
-        case .read(let offset, let count): return try backend.read(at: offset, count: count)
+        case .read(let offset, let count):
+            if door.isOrdered { return Transferred(data: try backend.read(at: offset, count: count)) }
+            try backend.read(at: offset, into: buffer(job, transport, count, isFilled: true))
+            return Transferred(count: count)
         case .write(let offset):
-            let length = chain.readableLength - 16
-            let bytes = transport.memory.gather(chain.readable, offset: 16, limit: length)
-            guard bytes.count == length else { throw BlockStatus.ioError }
-            try backend.write(bytes, at: offset)
+            let count = job.chain.readableLength - 16
+            try backend.write(buffer(job, transport, count, isFilled: false), at: offset)
             try makeDurable()
         case .flush: try backend.flush()
         case .discard(let ranges):
@@ -313,10 +337,17 @@ public final class VirtioBlock: VirtioDevice {
             try makeDurable()
         case .identify:
             let bytes = Array(identifier.utf8.prefix(20))
-            return bytes + [UInt8](repeating: 0, count: 20 - bytes.count)
+            return Transferred(data: bytes + [UInt8](repeating: 0, count: 20 - bytes.count))
         case .refused(let status): throw BlockStatus(rawValue: status) ?? .ioError
         }
-        return []
+        return Transferred()
+    }
+
+    /// Where a request's data are.
+    private func buffer(_ job: Job, _ transport: VirtioPCI, _ count: Int, isFilled: Bool) -> TransferBuffer {
+        TransferBuffer(
+            transport.memory, isFilled ? job.chain.writable : job.chain.readable, from: isFilled ? 0 : 16,
+            count: count, isFilled: isFilled, gate: gate, life: job.life)
     }
 
     /// After a write, where there is no write cache.
