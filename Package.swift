@@ -32,7 +32,7 @@ let package = Package(
 
         // Guest-physical address space.
         .target(name: "GuestMemory", dependencies: ["CHost", "HostOS"]),
-        .testTarget(name: "GuestMemoryTests", dependencies: ["GuestMemory"]),
+        .testTarget(name: "GuestMemoryTests", dependencies: ["GuestMemory", "HostOS"]),
 
         // What devices stand on.
         .target(name: "DeviceModel", dependencies: ["GuestMemory"]),
@@ -56,7 +56,7 @@ let package = Package(
 
         // What stands behind devices.
         .target(name: "Storage", dependencies: ["HostOS", "DeviceModel", "CNBD", "CZlib", "CZstd"]),
-        .testTarget(name: "StorageTests", dependencies: ["Storage", "DeviceModel"]),
+        .testTarget(name: "StorageTests", dependencies: ["Storage", "DeviceModel", "HostOS"]),
         .target(name: "Network", dependencies: ["CSlirp", "HostOS"]),
         .testTarget(name: "NetworkTests", dependencies: ["Network"]),
 

@@ -60,6 +60,8 @@ public enum ExternalEvent: Sendable, Codable, Equatable {
     case packet([UInt8])
     /// A disk request finished: its identifier, 0 or an errno, and the bytes it read.
     case blockCompletion(id: UInt64, error: Int32, data: [UInt8])
+    /// Several things happened at once.
+    case several([ExternalEvent])
     /// The other side of a console or link went away or came back.
     case connected(Bool)
     /// What the host's side of a stream (a socket) does; its identifier.

@@ -25,7 +25,7 @@ extension Board {
         // Requests are done at once where time is virtual: they finish at the instruction that made them.
         let isVirtual = configuration.clock == .virtual
         let makeWorker: @Sendable () -> any Worker = {
-            isVirtual ? InlineWorker() : QueueWorker(name: "roost.disk")
+            isVirtual ? InlineWorker() : WorkerThreads(name: "roost-disk")
         }
         var backends = Backends(disks: MachineDisks(door: door, traffic: traffic, makeWorker: makeWorker))
         for disk in configuration.disks {
@@ -34,12 +34,13 @@ extension Board {
                 continue
             }
             let (name, backend) = try backends.disks.openVirtio(disk)
-            let count = backend.isConcurrent && !isVirtual ? Self.diskThreads : 1
+            let width = backend.isConcurrent ? Self.diskThreads : 1
             try add(
                 VirtioBlock(
                     backend: backend, door: door, identifier: name,
                     queues: disk.queues ?? min(configuration.processors, Self.mostDiskQueues),
-                    workers: (0..<count).map { _ in makeWorker() }))
+                    server: isVirtual
+                        ? WorkerServer(InlineWorker()) : WorkerThreads(name: "roost-disk", width: width)))
         }
         for path in configuration.drives { _ = try backends.disks.addDrive(path) }
         backends.ports = try connectNetworks(configuration, door: door)
@@ -54,7 +55,7 @@ extension Board {
         return backends
     }
 
-    /// Threads that serve a disk whose image several can use at once.
+    /// Most threads that serve a disk whose image several can use at once.
     private static var diskThreads: Int { 4 }
     /// Queues of a disk, unless the user says how many.
     private static var mostDiskQueues: Int { 8 }

@@ -71,7 +71,10 @@ public final class VirtualDoor: Door, Saveable, @unchecked Sendable {
 
     /// Lets in what the guest itself has asked for, at once; what comes by itself is refused.
     public func admit(_ event: ExternalEvent, _ body: @escaping @Sendable (ExternalEvent) -> Void) {
-        if case .blockCompletion = event { return body(event) }
+        switch event {
+        case .blockCompletion, .several: return body(event)
+        default: break
+        }
         guard case .input = event else { return }
         let isFirst = contents.withLock { contents in
             defer { contents.hasRefused = true }

@@ -144,6 +144,11 @@ public struct Virtqueue: Sendable {
         return try hasPending()
     }
 
+    /// Asks not to be notified while the queue is looked at anyway: with the event index the driver stays silent by itself.
+    mutating func disableNotifications() throws(VirtqueueError) {
+        if isReady, !hasEventIndex { try store(UInt16(1), at: used) }
+    }
+
     /// The chain that begins at a descriptor, checked.
     ///
     /// - Spec: virtio 1.2, 2.7.4.2, 2.7.5.3
