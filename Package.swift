@@ -25,9 +25,11 @@ let package = Package(
         .systemLibrary(
             name: "CZstd", providers: [.apt(["libzstd-dev"])]),
         .target(name: "CNBD"),
+        .systemLibrary(
+            name: "CURing", providers: [.apt(["liburing-dev"])]),
 
         // Typed Linux.
-        .target(name: "HostOS", dependencies: ["CHost"]),
+        .target(name: "HostOS", dependencies: ["CHost", "CURing"]),
         .testTarget(name: "HostOSTests", dependencies: ["HostOS"]),
 
         // Guest-physical address space.

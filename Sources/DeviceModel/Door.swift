@@ -22,6 +22,9 @@ public protocol Door: AnyObject, Sendable {
     /// Lets an event from outside in: `body` changes device state and raises interrupts. In free mode it runs at once.
     func admit(_ event: ExternalEvent, _ body: @escaping @Sendable (ExternalEvent) -> Void)
 
+    /// The same, unless that has to wait since the door is closed: then nothing happens, and it is false.
+    func admitNow(_ event: ExternalEvent, _ body: @escaping @Sendable (ExternalEvent) -> Void) -> Bool
+
     /// `count` bytes from the host's random source (at most 64 KiB are returned).
     func randomBytes(_ count: Int) -> [UInt8]
 
@@ -36,6 +39,12 @@ public protocol Door: AnyObject, Sendable {
 extension Door {
     /// In free mode.
     public var isOrdered: Bool { false }
+
+    /// It never has to wait.
+    public func admitNow(_ event: ExternalEvent, _ body: @escaping @Sendable (ExternalEvent) -> Void) -> Bool {
+        admit(event, body)
+        return true
+    }
 
     /// Nothing comes in while no vCPU runs.
     public func close() {}

@@ -23,6 +23,15 @@ public final class DirectFile: Sendable {
         (offset | UInt64(count)) & UInt64(block - 1) == 0 && count > 0
     }
 
+    /// The file's number.
+    public var rawValue: Int32 { file.rawValue }
+
+    /// Whether a list goes past the cache as it is: whole blocks, in aligned memory.
+    public func takes(_ list: ScatterList, at offset: UInt64) -> Bool {
+        Self.isWhole(offset, list.count) && list.isAligned(to: Self.block)
+            && list.pieces.count <= FileDescriptor.mostPieces
+    }
+
     /// Fills a list, and returns how many bytes there were before the file's end; nil if those aren't whole blocks.
     public func read(at offset: UInt64, into list: ScatterList) throws(HostError) -> Int? {
         guard Self.isWhole(offset, list.count) else { return nil }
@@ -60,7 +69,7 @@ public final class DirectFile: Sendable {
     private func inPieces(
         of list: ScatterList, fills: Bool, _ move: (ScatterList, Int) throws(HostError) -> Int
     ) throws(HostError) -> Int {
-        let isAligned = list.isAligned(to: Self.block) && list.pieces.count <= FileDescriptor.mostPieces
+        let isAligned = takes(list, at: 0)
         let size = isAligned ? list.count : min(list.count, Self.piece)
         let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: isAligned ? 0 : size, alignment: Self.block)
         defer { memory.deallocate() }

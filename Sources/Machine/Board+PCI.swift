@@ -8,6 +8,7 @@
 package import DeviceModel
 internal import Devices
 internal import GuestMemory
+internal import HostOS
 internal import Network
 internal import Storage
 
@@ -34,13 +35,11 @@ extension Board {
                 continue
             }
             let (name, backend) = try backends.disks.openVirtio(disk)
-            let width = backend.isConcurrent ? Self.diskThreads : 1
             try add(
                 VirtioBlock(
                     backend: backend, door: door, identifier: name,
                     queues: disk.queues ?? min(configuration.processors, Self.mostDiskQueues),
-                    server: isVirtual
-                        ? WorkerServer(InlineWorker()) : WorkerThreads(name: "roost-disk", width: width)))
+                    server: isVirtual ? WorkerServer(InlineWorker()) : try Self.server(of: backend, disk)))
         }
         for path in configuration.drives { _ = try backends.disks.addDrive(path) }
         backends.ports = try connectNetworks(configuration, door: door)
@@ -53,6 +52,20 @@ extension Board {
         try add(backends.disks.controller)
         try connectFolders(configuration, door: door)
         return backends
+    }
+
+    /// Who carries out a disk's requests.
+    private static func server(of backend: DiskBackend, _ disk: DiskConfiguration) throws(MachineError)
+        -> any BlockServer
+    {
+        let width = backend.isConcurrent ? diskThreads : 1
+        if disk.transfers != .threads, backend.allowsDirect {
+            guard let obstacle = IORing.obstacle else { return DiskRings(backend, threads: width) }
+            if disk.transfers == .ring { throw MachineError(.disk, "disk \(disk.path): aio=io_uring: \(obstacle)") }
+        } else if disk.transfers == .ring {
+            throw MachineError(.disk, "disk \(disk.path): aio=io_uring is for raw images without limits")
+        }
+        return WorkerThreads(name: "roost-disk", width: width)
     }
 
     /// Most threads that serve a disk whose image several can use at once.

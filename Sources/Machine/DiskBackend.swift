@@ -40,6 +40,12 @@ final class DiskBackend: BlockBackend {
 
     var image: any DiskImage { opened.withLock { $0 } }
 
+    /// Whether the kernel may be left to carry out transfers: limits have requests wait, other formats have tables.
+    var allowsDirect: Bool { throttle == nil && image is RawImage }
+
+    /// Whether what is written goes to the host's cache.
+    var isCached: Bool { options.cache != .none }
+
     /// Whether several threads gain from using it at once.
     var isConcurrent: Bool { image is RawImage || (image as? NBDImage)?.allowsSeveral == true }
 
@@ -77,6 +83,40 @@ final class DiskBackend: BlockBackend {
     func writeZeroes(at offset: UInt64, length: UInt64, mayUnmap: Bool) throws {
         throttle?.wait(0)
         try carryOut { try $0.writeZeroes(at: offset, length: length, mayUnmap: mayUnmap) }
+    }
+
+    /// A transfer that whoever begins it carries out by itself.
+    struct DirectTransfer: Sendable {
+        let place: FilePlace
+        let list: ScatterList
+        let fills: Bool
+        fileprivate let buffer: TransferBuffer
+    }
+
+    /// Begins a transfer without the image's help, which keeps its file until `end`; nil if that can't be.
+    func beginDirect(_ operation: Devices.BlockOperation) -> DirectTransfer? {
+        let (offset, buffer, fills): (UInt64, TransferBuffer, Bool)
+        switch operation {
+        case .read(let place, let memory): (offset, buffer, fills) = (place, memory, true)
+        case .write(let place, let memory): (offset, buffer, fills) = (place, memory, false)
+        default: return nil
+        }
+        exchange.lockForReading()
+        if let list = try? buffer.begin() {
+            if let place = try? image.place(of: list, at: offset, forWriting: !fills) {
+                if fills { traffic.addDiskRead(list.count) } else { traffic.addDiskWritten(list.count) }
+                return DirectTransfer(place: place, list: list, fills: fills, buffer: buffer)
+            }
+            buffer.end()
+        }
+        exchange.unlockForReading()
+        return nil
+    }
+
+    /// A transfer is over, whatever came of it.
+    func end(_ transfer: DirectTransfer) {
+        transfer.buffer.end()
+        exchange.unlockForReading()
     }
 
     /// Does what the guest asked for, again and again if the host has no room or its disk fails and the user wants to wait

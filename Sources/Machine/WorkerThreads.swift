@@ -1,6 +1,5 @@
 // The threads on which devices do what would hold up a virtual CPU.
 package import Devices
-internal import GuestMemory
 internal import HostOS
 internal import Synchronization
 
@@ -21,8 +20,11 @@ package final class WorkerThreads: BlockServer, Worker {
 
     package func wake(_ source: BlockSource) { pool.add([.source(source)]) }
 
-    /// Carries out one request and lets it finish, on a thread that has time.
-    func perform(_ job: BlockJob, of source: BlockSource) { pool.add([.request(job, source)]) }
+    /// Carries out requests and lets each finish, on threads that have time.
+    func perform(_ jobs: [BlockJob], of source: BlockSource) { pool.add(jobs.map { .request($0, source) }) }
+
+    /// What transfers have taken lately.
+    var pace: Pace { pool.pace }
 }
 
 /// What the threads share; they keep it as long as they run.
@@ -46,14 +48,7 @@ private final class Pool: Sendable {
     private let name: String
     private let width: Int
     private let contents = Mutex(Contents())
-    /// What requests have taken lately, in nanoseconds beyond what their length explains.
-    private let pace = Atomic<UInt64>(0)
-
-    /// Nanoseconds by which a batch's first request may be held back for the others.
-    private static let longestBatch: UInt64 = 100_000
-    private static let largestBatch = 32
-    /// From here on requests wait for a disk.
-    private static let slow: UInt64 = 100_000
+    let pace = Pace()
 
     init(name: String, width: Int) {
         self.name = name
@@ -131,59 +126,30 @@ private final class Pool: Sendable {
     private func perform(_ work: Work) {
         switch work {
         case .job(let job): job()
-        case .request(let job, let source): source.finish([timed(job, source)])
+        case .request(let job, let source): source.finish([pace.perform(job, of: source)])
         case .source(let source): drain(source)
         }
     }
 
     private func drain(_ source: BlockSource) {
-        var batch: [BlockCompletion] = []
-        var begin: UInt64 = 0
+        var batch = CompletionBatch()
         while true {
             var jobs = source.take(64)[...]
             if jobs.isEmpty {
-                source.finish(batch)
-                batch = []
+                batch.finish(source)
                 if source.rests() { return }
                 continue
             }
             while let job = jobs.first {
-                if width > 1, isSlow(job) {
-                    source.finish(batch)
+                if width > 1, pace.isSlow(job) {
+                    batch.finish(source)
                     add(jobs.map { .request($0, source) } + (source.rests() ? [] : [.source(source)]))
                     return
                 }
                 jobs.removeFirst()
-                if batch.isEmpty { begin = HostClock.monotonic }
-                batch.append(timed(job, source))
-                if batch.count == Self.largestBatch || HostClock.monotonic &- begin > Self.longestBatch {
-                    source.finish(batch)
-                    batch = []
-                }
+                batch.append(pace.perform(job, of: source))
+                if batch.isRipe { batch.finish(source) }
             }
         }
-    }
-
-    private func isSlow(_ job: BlockJob) -> Bool {
-        switch job.operation {
-        case .read, .write: pace.load(ordering: .relaxed) > Self.slow
-        case .flush, .discard, .writeZeroes: true
-        case .identify, .refused: false
-        }
-    }
-
-    private func timed(_ job: BlockJob, _ source: BlockSource) -> BlockCompletion {
-        let bytes: Int
-        switch job.operation {
-        case .read(_, let buffer), .write(_, let buffer): bytes = buffer.count
-        default: return source.perform(job)
-        }
-        let begin = HostClock.monotonic
-        let completion = source.perform(job)
-        let time = HostClock.monotonic &- begin
-        let beyond = min(time &- min(time, UInt64(bytes) / 2), 1_000_000_000)
-        let old = pace.load(ordering: .relaxed)
-        pace.store(old &- old / 8 &+ beyond / 8, ordering: .relaxed)
-        return completion
     }
 }

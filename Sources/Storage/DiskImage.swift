@@ -9,6 +9,14 @@ public struct DiskExtent: Sendable, Equatable {
     public var isZero: Bool
 }
 
+/// A place in a file of the host.
+public struct FilePlace: Sendable {
+    /// The file, open as long as its image is.
+    public var descriptor: Int32
+    /// Bytes from its beginning.
+    public var offset: UInt64
+}
+
 /// An open disk image: sectors of 512 bytes that can be read, and written unless it is read-only.
 ///
 /// Transfers take a list of pieces of memory, the guest's own as a rule, which it may write to meanwhile.
@@ -29,6 +37,9 @@ public protocol DiskImage: AnyObject, Sendable {
     func read(at offset: UInt64, into list: ScatterList) throws
     /// Writes memory at `offset`.
     func write(_ list: ScatterList, at offset: UInt64) throws
+    /// Where all of a transfer goes in one file, if whoever asks may carry it out without the image's help; what fails, or
+    /// ends early, is to be done again with `read` or `write`.
+    func place(of list: ScatterList, at offset: UInt64, forWriting: Bool) throws -> FilePlace?
     /// Makes everything written durable.
     func flush() throws
     /// Says that a range isn't needed any more; what it reads as is undefined.
@@ -42,6 +53,9 @@ public protocol DiskImage: AnyObject, Sendable {
 extension DiskImage {
     /// No.
     public var isRemote: Bool { false }
+
+    /// Nowhere.
+    public func place(of list: ScatterList, at offset: UInt64, forWriting: Bool) throws -> FilePlace? { nil }
 
     /// Fills `range` of an array from `offset`.
     public func read(at offset: UInt64, into bytes: inout [UInt8], _ range: Range<Int>) throws {

@@ -137,6 +137,14 @@ final class ImageFile: Sendable {
         return bytes
     }
 
+    /// Where a list goes by a plain call.
+    func place(of list: ScatterList, at offset: UInt64) -> FilePlace? {
+        if let direct {
+            return direct.takes(list, at: offset) ? FilePlace(descriptor: direct.rawValue, offset: offset) : nil
+        }
+        return FilePlace(descriptor: file.rawValue, offset: offset)
+    }
+
     func write(_ list: ScatterList, at offset: UInt64) throws {
         if let direct, try direct.write(list, at: offset) { return }
         try file.write(list, at: offset)

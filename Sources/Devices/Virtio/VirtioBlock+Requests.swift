@@ -135,10 +135,19 @@ public final class BlockSource: Sendable {
         }
     }
 
+    /// Whether a write is to be durable when it is done.
+    public var makesDurable: Bool { parts.map { !$0.disk.contents.withLock { $0.isWriteCacheOn } } ?? false }
+
     /// Lets requests that were carried out finish; the driver gets one interrupt at most.
     public func finish(_ completions: [BlockCompletion]) {
         guard !completions.isEmpty, let door = parts?.disk.door else { return }
         door.admit(Self.event(completions)) { [weak self] event in self?.giveBack(completions, event) }
+    }
+
+    /// The same, unless that has to wait because the machine is paused: then nothing happens, and it is false.
+    public func finishNow(_ completions: [BlockCompletion]) -> Bool {
+        guard !completions.isEmpty, let door = parts?.disk.door else { return true }
+        return door.admitNow(Self.event(completions)) { [weak self] event in self?.giveBack(completions, event) }
     }
 
     private static func event(_ completions: [BlockCompletion]) -> ExternalEvent {

@@ -63,6 +63,17 @@ public final class RawImage: DiskImage {
         }
     }
 
+    /// Where it is in the file; the first sector is written by `write`, which looks at it.
+    public func place(of list: ScatterList, at offset: UInt64, forWriting: Bool) throws -> FilePlace? {
+        if forWriting {
+            try check(offset, UInt64(list.count))
+            if isGuessed && offset < 512 { return nil }
+        } else {
+            try checkRange(offset, UInt64(list.count))
+        }
+        return file.place(of: list, at: offset)
+    }
+
     /// Writes memory at `offset`.
     public func write(_ list: ScatterList, at offset: UInt64) throws {
         try check(offset, UInt64(list.count))
