@@ -35,16 +35,16 @@ final class DiskRings: BlockServer {
 /// The thread of one queue, with its ring.
 private final class RingThread: Sendable {
     let source: BlockSource
-    private let backend: DiskBackend
     private let threads: WorkerThreads
     private let signals: RingSignals
 
+    /// The thread keeps the disk's image open only while it works.
     init(_ source: BlockSource, _ backend: DiskBackend, _ threads: WorkerThreads) throws(HostError) {
         self.source = source
-        self.backend = backend
         self.threads = threads
         signals = try RingSignals()
-        try HostThread.detached(name: "roost-disk-ring") { [self] in serve() }
+        let disk = WeakBackend(backend: backend)
+        try HostThread.detached(name: "roost-disk-ring") { [self] in serve(disk) }
     }
 
     func wake() {
@@ -54,9 +54,9 @@ private final class RingThread: Sendable {
 
     func stop() { signals.stop() }
 
-    private func serve() {
+    private func serve(_ disk: WeakBackend) {
         do throws(HostError) {
-            var queue = RingQueue(try IORing(entries: 128), source, backend, threads)
+            var queue = RingQueue(try IORing(entries: 128), source, disk, threads)
             try queue.serve(signals)
         } catch {
             signals.breakDown()
@@ -66,6 +66,11 @@ private final class RingThread: Sendable {
 
     /// There is no ring: threads drain the source.
     private func handOver() { if signals.takeWish() { threads.wake(source) } }
+}
+
+/// A reference that doesn't keep an image open.
+private struct WeakBackend: Sendable {
+    weak var backend: DiskBackend?
 }
 
 /// What other threads want of a ring's thread, and how to wake it.
@@ -138,11 +143,12 @@ private struct RingQueue: ~Copyable {
     private struct Slot {
         var job: BlockJob
         var transfer: DiskBackend.DirectTransfer
+        var backend: DiskBackend
     }
 
     private var ring: IORing
     private let source: BlockSource
-    private let backend: DiskBackend
+    private let disk: WeakBackend
     private let threads: WorkerThreads
     private var slots: [Slot?]
     private var free: [Int]
@@ -154,10 +160,10 @@ private struct RingQueue: ~Copyable {
     private static let most = 64
     private static let eventTag = UInt64.max
 
-    init(_ ring: consuming IORing, _ source: BlockSource, _ backend: DiskBackend, _ threads: WorkerThreads) {
+    init(_ ring: consuming IORing, _ source: BlockSource, _ disk: WeakBackend, _ threads: WorkerThreads) {
         self.ring = ring
         self.source = source
-        self.backend = backend
+        self.disk = disk
         self.threads = threads
         slots = Array(repeating: nil, count: Self.most)
         free = Array(0..<Self.most)
@@ -215,9 +221,10 @@ private struct RingQueue: ~Copyable {
     /// Has the kernel carry out a request, if it can without waiting: it has reads wait for nobody, but not writes that go
     /// to its cache.
     private mutating func begin(_ job: BlockJob) -> Bool {
+        guard let backend = disk.backend, let slot = free.last else { return false }
         if case .write = job.operation, backend.isCached || source.makesDurable { return false }
         guard let transfer = backend.beginDirect(job.operation) else { return false }
-        let (slot, place) = (free[free.count - 1], transfer.place)
+        let place = transfer.place
         guard
             ring.move(transfer.list, place.descriptor, at: place.offset, fills: transfer.fills, tag: UInt64(slot))
         else {
@@ -225,22 +232,20 @@ private struct RingQueue: ~Copyable {
             return false
         }
         free.removeLast()
-        slots[slot] = Slot(job: job, transfer: transfer)
+        slots[slot] = Slot(job: job, transfer: transfer, backend: backend)
         return true
     }
 
-    private mutating func complete(_ slot: Int, _ result: Int32) {
-        guard slots.indices.contains(slot), let (job, transfer) = slots[slot].map({ ($0.job, $0.transfer) }) else {
-            return
-        }
-        slots[slot] = nil
-        free.append(slot)
-        backend.end(transfer)
+    private mutating func complete(_ index: Int, _ result: Int32) {
+        guard slots.indices.contains(index), let slot = slots[index] else { return }
+        slots[index] = nil
+        free.append(index)
+        slot.backend.end(slot.transfer)
         // What failed, or ended early, is done again by who knows what that means.
-        if Int(result) == transfer.list.count {
-            batch.append(BlockCompletion(done: job))
+        if Int(result) == slot.transfer.list.count {
+            batch.append(BlockCompletion(done: slot.job))
         } else {
-            threads.perform([job], of: source)
+            threads.perform([slot.job], of: source)
         }
     }
 
