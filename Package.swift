@@ -25,14 +25,16 @@ let package = Package(
         .systemLibrary(
             name: "CZstd", providers: [.apt(["libzstd-dev"])]),
         .target(name: "CNBD"),
+        .systemLibrary(
+            name: "CURing", providers: [.apt(["liburing-dev"])]),
 
         // Typed Linux.
-        .target(name: "HostOS", dependencies: ["CHost"]),
+        .target(name: "HostOS", dependencies: ["CHost", "CURing"]),
         .testTarget(name: "HostOSTests", dependencies: ["HostOS"]),
 
         // Guest-physical address space.
         .target(name: "GuestMemory", dependencies: ["CHost", "HostOS"]),
-        .testTarget(name: "GuestMemoryTests", dependencies: ["GuestMemory"]),
+        .testTarget(name: "GuestMemoryTests", dependencies: ["GuestMemory", "HostOS"]),
 
         // What devices stand on.
         .target(name: "DeviceModel", dependencies: ["GuestMemory"]),
@@ -52,11 +54,11 @@ let package = Package(
 
         // Chips, buses, virtio.
         .target(name: "Devices", dependencies: ["DeviceModel", "GuestMemory"]),
-        .testTarget(name: "DevicesTests", dependencies: ["Devices", "MachineTesting"]),
+        .testTarget(name: "DevicesTests", dependencies: ["Devices", "HostOS", "MachineTesting"]),
 
         // What stands behind devices.
         .target(name: "Storage", dependencies: ["HostOS", "DeviceModel", "CNBD", "CZlib", "CZstd"]),
-        .testTarget(name: "StorageTests", dependencies: ["Storage", "DeviceModel"]),
+        .testTarget(name: "StorageTests", dependencies: ["Storage", "DeviceModel", "HostOS"]),
         .target(name: "Network", dependencies: ["CSlirp", "HostOS"]),
         .testTarget(name: "NetworkTests", dependencies: ["Network"]),
 

@@ -81,8 +81,9 @@ static const struct test {
 static const struct test *current;
 static volatile int finished;
 
-// A barrier that spins, so that all start within a few cycles where each has a processor.
-static volatile int arrived, phase, expected;
+// A barrier that spins, so that all start within a few cycles where each has a processor; where they haven't, whoever
+// waits lets the others run.
+static volatile int arrived, phase, expected, spins;
 static void meet(void) {
     int now = phase;
     if (__atomic_add_fetch(&arrived, 1, __ATOMIC_SEQ_CST) == expected) {
@@ -91,14 +92,20 @@ static void meet(void) {
         return;
     }
     for (int n = 0; phase == now; n++) {
-        if (n < 5000) __asm__ volatile("pause");
+        if (n < spins) __asm__ volatile("pause");
         else sched_yield();
     }
 }
 
-// Starts of a batch that differ by a little, so that all interleavings come up.
+// Starts of a batch that differ by a little more or less each time, so that all interleavings come up.
 static void stagger(int thread, unsigned round) {
-    for (volatile unsigned n = (round * 7u + (unsigned)thread * 13u) % 64; n; n--) {}
+    for (volatile unsigned n = round * (7u + 4u * (unsigned)thread) % 256; n; n--) {}
+}
+
+static void run_batch(int thread, unsigned round) {
+    stagger(thread, round);
+    step body = current->steps[thread];
+    for (int n = 0; n < BATCH; n++) body(n);
 }
 
 static void *run(void *argument) {
@@ -106,29 +113,31 @@ static void *run(void *argument) {
     for (unsigned round = 0;; round++) {
         meet();
         if (finished) return 0;
-        stagger(thread, round);
-        step body = current->steps[thread];
-        for (int n = 0; n < BATCH; n++) body(n);
+        run_batch(thread, round);
         meet();
     }
 }
 
+// The main thread is the first of each test.
 static long measure(const struct test *test, long rounds) {
     pthread_t threads[THREADS];
     current = test;
     finished = 0;
-    expected = test->threads + 1;
-    for (intptr_t n = 0; n < test->threads; n++) pthread_create(&threads[n], 0, run, (void *)n);
+    expected = test->threads;
+    spins = test->threads <= sysconf(_SC_NPROCESSORS_ONLN) ? 2000 : 20;
+    for (intptr_t n = 1; n < test->threads; n++) pthread_create(&threads[n], 0, run, (void *)n);
     long count = 0;
+    unsigned round = 0;
     for (long done = 0; done < rounds; done += BATCH) {
         for (int n = 0; n < BATCH; n++) places[n].x = places[n].y = 0;
         meet();
+        run_batch(0, round++);
         meet();
         for (int n = 0; n < BATCH; n++) count += test->outcome(n);
     }
     finished = 1;
     meet();
-    for (int n = 0; n < test->threads; n++) pthread_join(threads[n], 0);
+    for (int n = 1; n < test->threads; n++) pthread_join(threads[n], 0);
     return count;
 }
 

@@ -12,11 +12,18 @@ public protocol Door: AnyObject, Sendable {
     /// Wall-clock time in nanoseconds since 1970 (UTC), for the RTC and the paravirtual clock.
     var wallClock: UInt64 { get }
 
+    /// Whether events take effect at an exact count of instructions, with all that they bring; else what a transfer
+    /// brings may be in guest memory before the event that says so.
+    var isOrdered: Bool { get }
+
     /// Makes a one-shot timer; `fire` runs (on any thread) once for each `arm` that comes due.
     func makeTimer(_ fire: @escaping @Sendable () -> Void) -> any DoorTimer
 
     /// Lets an event from outside in: `body` changes device state and raises interrupts. In free mode it runs at once.
     func admit(_ event: ExternalEvent, _ body: @escaping @Sendable (ExternalEvent) -> Void)
+
+    /// The same, unless that has to wait since the door is closed: then nothing happens, and it is false.
+    func admitNow(_ event: ExternalEvent, _ body: @escaping @Sendable (ExternalEvent) -> Void) -> Bool
 
     /// `count` bytes from the host's random source (at most 64 KiB are returned).
     func randomBytes(_ count: Int) -> [UInt8]
@@ -32,6 +39,15 @@ public protocol Door: AnyObject, Sendable {
 }
 
 extension Door {
+    /// In free mode.
+    public var isOrdered: Bool { false }
+
+    /// It never has to wait.
+    public func admitNow(_ event: ExternalEvent, _ body: @escaping @Sendable (ExternalEvent) -> Void) -> Bool {
+        admit(event, body)
+        return true
+    }
+
     /// Nothing comes in while no vCPU runs.
     public func close() -> UInt64? { nil }
 
@@ -55,6 +71,8 @@ public enum ExternalEvent: Sendable, Codable, Equatable {
     case packet([UInt8])
     /// A disk request finished: its identifier, 0 or an errno, and the bytes it read.
     case blockCompletion(id: UInt64, error: Int32, data: [UInt8])
+    /// Several things happened at once.
+    case several([ExternalEvent])
     /// The other side of a console or link went away or came back.
     case connected(Bool)
     /// What the host's side of a stream (a socket) does; its identifier.

@@ -23,47 +23,67 @@ public final class DirectFile: Sendable {
         (offset | UInt64(count)) & UInt64(block - 1) == 0 && count > 0
     }
 
-    /// Fills `range` of an array, and returns how many bytes there were before the file's end; nil if those aren't whole
-    /// blocks.
-    public func read(at offset: UInt64, into bytes: inout [UInt8], _ range: Range<Int>) throws(HostError) -> Int? {
-        precondition(range.lowerBound >= 0 && range.upperBound <= bytes.count)
-        guard Self.isWhole(offset, range.count) else { return nil }
-        let size = min(range.count, Self.piece)
-        let memory = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: Self.block)
-        defer { memory.deallocate() }
-        var filled = 0
-        while filled < range.count {
-            let wanted = min(size, range.count - filled)
-            let got = try retrying("read") {
-                pread(file.rawValue, memory, wanted, Int(truncatingIfNeeded: offset) &+ filled)
+    /// The file's number.
+    public var rawValue: Int32 { file.rawValue }
+
+    /// Whether a list goes past the cache as it is: whole blocks, in aligned memory.
+    public func takes(_ list: ScatterList, at offset: UInt64) -> Bool {
+        Self.isWhole(offset, list.count) && list.isAligned(to: Self.block)
+            && list.pieces.count <= FileDescriptor.mostPieces
+    }
+
+    /// Fills a list, and returns how many bytes there were before the file's end; nil if those aren't whole blocks.
+    public func read(at offset: UInt64, into list: ScatterList) throws(HostError) -> Int? {
+        guard Self.isWhole(offset, list.count) else { return nil }
+        return try inPieces(of: list, fills: true) { (part, place) throws(HostError) in
+            try part.pieces.withUnsafeBufferPointer { (pieces) throws(HostError) in
+                try retrying("read") {
+                    preadv(
+                        file.rawValue, pieces.baseAddress!, Int32(pieces.count),
+                        Int(truncatingIfNeeded: offset) &+ place)
+                }
             }
-            bytes.withUnsafeMutableBytes { buffer in
-                (buffer.baseAddress! + range.lowerBound + filled).copyMemory(from: memory, byteCount: got)
-            }
-            filled += got
-            // The file's end, perhaps inside a block.
-            if got < wanted { break }
         }
-        return filled
     }
 
     /// Writes all bytes; false, and nothing written, if those aren't whole blocks.
-    public func write(_ bytes: ArraySlice<UInt8>, at offset: UInt64) throws(HostError) -> Bool {
-        guard Self.isWhole(offset, bytes.count) else { return false }
-        let size = min(bytes.count, Self.piece)
-        let memory = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: Self.block)
-        defer { memory.deallocate() }
-        var done = 0
-        while done < bytes.count {
-            let wanted = min(size, bytes.count - done)
-            bytes.withUnsafeBytes { memory.copyMemory(from: $0.baseAddress! + done, byteCount: wanted) }
-            let put = try retrying("write") {
-                pwrite(file.rawValue, memory, wanted, Int(truncatingIfNeeded: offset) &+ done)
+    public func write(_ list: ScatterList, at offset: UInt64) throws(HostError) -> Bool {
+        guard Self.isWhole(offset, list.count) else { return false }
+        let done = try inPieces(of: list, fills: false) { (part, place) throws(HostError) in
+            let put = try part.pieces.withUnsafeBufferPointer { (pieces) throws(HostError) in
+                try retrying("write") {
+                    pwritev(
+                        file.rawValue, pieces.baseAddress!, Int32(pieces.count),
+                        Int(truncatingIfNeeded: offset) &+ place)
+                }
             }
             // What is left of a block can't be written this way.
             guard put > 0, put & (Self.block - 1) == 0 else { throw HostError("write", errno: EIO) }
-            done += put
+            return put
         }
-        return true
+        return done == list.count
+    }
+
+    /// Moves a list in parts that are aligned, each by one call: its own memory, or other memory that is copied. Ends
+    /// where a read gets less than it asked for: that is the file's end, perhaps inside a block.
+    private func inPieces(
+        of list: ScatterList, fills: Bool, _ move: (ScatterList, Int) throws(HostError) -> Int
+    ) throws(HostError) -> Int {
+        let isAligned = takes(list, at: 0)
+        let size = isAligned ? list.count : min(list.count, Self.piece)
+        let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: isAligned ? 0 : size, alignment: Self.block)
+        defer { memory.deallocate() }
+        var done = 0
+        while done < list.count {
+            let part = list[done..<min(list.count, done + size)]
+            let bounce =
+                isAligned ? part : ScatterList(lent: UnsafeMutableRawBufferPointer(rebasing: memory[..<part.count]))
+            if !isAligned && !fills { part.copy(to: memory) }
+            let moved = try move(bounce, done)
+            if !isAligned && fills { part.prefix(moved).copy(from: UnsafeRawBufferPointer(memory)) }
+            done += moved
+            if fills && moved < part.count { break }
+        }
+        return done
     }
 }

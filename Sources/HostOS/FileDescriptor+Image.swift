@@ -1,4 +1,4 @@
-// What disk image formats need of a file: transfers in parts of a buffer, its length, which parts hold data.
+// What disk image formats need of a file: making one, its length, which parts hold data.
 internal import Glibc
 
 extension FileDescriptor {
@@ -7,46 +7,9 @@ extension FileDescriptor {
         try open(path, O_RDWR | O_CREAT | (replacing ? O_TRUNC : O_EXCL))
     }
 
-    /// Fills `range` of an array from `offset`; returns how many bytes there were before the end of the file.
-    public func read(
-        at offset: UInt64, into bytes: inout [UInt8], _ range: Range<Int>
-    ) throws(HostError) -> Int {
-        precondition(range.lowerBound >= 0 && range.upperBound <= bytes.count)
-        var failure: HostError?
-        var filled = 0
-        bytes.withUnsafeMutableBytes { buffer in
-            while filled < range.count {
-                let got = pread(
-                    rawValue, buffer.baseAddress! + range.lowerBound + filled, range.count - filled,
-                    Int(truncatingIfNeeded: offset) &+ filled)
-                if got > 0 { filled += got }
-                if got == 0 { break }
-                if got < 0 && errno != EINTR {
-                    failure = HostError.last("read")
-                    break
-                }
-            }
-        }
-        if let failure { throw failure }
-        return filled
-    }
-
-    /// Writes all bytes at `offset` (`pwrite(2)`).
+    /// Writes all bytes at `offset`.
     public func write(_ bytes: ArraySlice<UInt8>, at offset: UInt64) throws(HostError) {
-        var failure: HostError?
-        bytes.withUnsafeBytes { buffer in
-            var done = 0
-            while done < buffer.count {
-                let put = pwrite(
-                    rawValue, buffer.baseAddress! + done, buffer.count - done, Int(truncatingIfNeeded: offset) &+ done)
-                if put > 0 { done += put }
-                if put == 0 || (put < 0 && errno != EINTR) {
-                    failure = put == 0 ? HostError("write", errno: EIO) : HostError.last("write")
-                    return
-                }
-            }
-        }
-        if let failure { throw failure }
+        try bytes.withScatterList { (list) throws(HostError) in try write(list, at: offset) }
     }
 
     /// Sets the file's length (`ftruncate(2)`).

@@ -139,10 +139,31 @@ public final class ReadersWriterLock: @unchecked Sendable {
 
     /// Runs `body` as one of the readers.
     public func read<Result>(_ body: () throws -> Result) rethrows -> Result {
-        lock.wait(until: { !isWriting }, then: { readers += 1 })
-        defer { lock.update { readers -= 1 } }
+        lockForReading()
+        defer { unlockForReading() }
         return try body()
     }
+
+    /// The same, unless that would have to wait: then nothing is done, and it is false.
+    public func readNow(_ body: () -> Void) -> Bool {
+        var isReading = false
+        lock.wait(
+            until: { true },
+            then: {
+                isReading = !isWriting
+                readers += isReading ? 1 : 0
+            })
+        guard isReading else { return false }
+        defer { unlockForReading() }
+        body()
+        return true
+    }
+
+    /// Becomes one of the readers.
+    public func lockForReading() { lock.wait(until: { !isWriting }, then: { readers += 1 }) }
+
+    /// Ends `lockForReading`, on any thread.
+    public func unlockForReading() { lock.update { readers -= 1 } }
 
     /// Runs `body` alone.
     public func write<Result>(_ body: () throws -> Result) rethrows -> Result {

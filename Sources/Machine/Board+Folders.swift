@@ -35,7 +35,7 @@ extension Board {
                 server = try SharedFolder(path: folder.path, isReadOnly: folder.isReadOnly)
             } catch { throw MachineError(.disk, "shared folder \(folder.path): \(error.reason)") }
             let worker: any Worker =
-                configuration.clock == .virtual ? InlineWorker() : QueueWorker(name: "roost.folder")
+                configuration.clock == .virtual ? InlineWorker() : WorkerThreads(name: "roost-folder")
             try add(VirtioFileSystem(tag: folder.tag, door: door, server: server, worker: worker))
         }
     }

@@ -8,6 +8,7 @@
 package import DeviceModel
 internal import Devices
 internal import GuestMemory
+internal import HostOS
 internal import Network
 internal import Storage
 
@@ -25,7 +26,7 @@ extension Board {
         // Requests are done at once where time is virtual: they finish at the instruction that made them.
         let isVirtual = configuration.clock == .virtual
         let makeWorker: @Sendable () -> any Worker = {
-            isVirtual ? InlineWorker() : QueueWorker(name: "roost.disk")
+            isVirtual ? InlineWorker() : WorkerThreads(name: "roost-disk")
         }
         var backends = Backends(disks: MachineDisks(door: door, traffic: traffic, makeWorker: makeWorker))
         for disk in configuration.disks {
@@ -34,12 +35,11 @@ extension Board {
                 continue
             }
             let (name, backend) = try backends.disks.openVirtio(disk)
-            let count = backend.isConcurrent && !isVirtual ? Self.diskThreads : 1
             try add(
                 VirtioBlock(
                     backend: backend, door: door, identifier: name,
                     queues: disk.queues ?? min(configuration.processors, Self.mostDiskQueues),
-                    workers: (0..<count).map { _ in makeWorker() }))
+                    server: isVirtual ? WorkerServer(InlineWorker()) : try Self.server(of: backend, disk)))
         }
         for path in configuration.drives { _ = try backends.disks.addDrive(path) }
         backends.ports = try connectNetworks(configuration, door: door)
@@ -54,7 +54,21 @@ extension Board {
         return backends
     }
 
-    /// Threads that serve a disk whose image several can use at once.
+    /// Who carries out a disk's requests.
+    private static func server(of backend: DiskBackend, _ disk: DiskConfiguration) throws(MachineError)
+        -> any BlockServer
+    {
+        let width = backend.isConcurrent ? diskThreads : 1
+        if disk.transfers != .threads, backend.allowsDirect {
+            guard let obstacle = IORing.obstacle else { return DiskRings(backend, threads: width) }
+            if disk.transfers == .ring { throw MachineError(.disk, "disk \(disk.path): aio=io_uring: \(obstacle)") }
+        } else if disk.transfers == .ring {
+            throw MachineError(.disk, "disk \(disk.path): aio=io_uring is for raw images without limits")
+        }
+        return WorkerThreads(name: "roost-disk", width: width)
+    }
+
+    /// Most threads that serve a disk whose image several can use at once.
     private static var diskThreads: Int { 4 }
     /// Queues of a disk, unless the user says how many.
     private static var mostDiskQueues: Int { 8 }

@@ -1,6 +1,7 @@
 // Disk images as what stands behind the machine's block devices.
 internal import Devices
 internal import Foundation
+internal import GuestMemory
 internal import HostOS
 internal import Storage
 internal import Synchronization
@@ -39,43 +40,92 @@ final class DiskBackend: BlockBackend {
 
     var image: any DiskImage { opened.withLock { $0 } }
 
+    /// Whether the kernel may be left to carry out transfers: limits have requests wait, other formats have tables.
+    var allowsDirect: Bool { throttle == nil && image is RawImage }
+
+    /// Whether what is written goes to the host's cache.
+    var isCached: Bool { options.cache != .none }
+
     /// Whether several threads gain from using it at once.
     var isConcurrent: Bool { image is RawImage || (image as? NBDImage)?.allowsSeveral == true }
 
     var byteCount: UInt64 { image.byteCount }
     var isReadOnly: Bool { image.isReadOnly }
 
-    func read(at offset: UInt64, count: Int) throws -> [UInt8] {
-        traffic.addDiskRead(count)
-        throttle?.wait(UInt64(count))
-        return try carryOut { try image.read(at: offset, count: count) }
+    func read(at offset: UInt64, into buffer: TransferBuffer) throws {
+        traffic.addDiskRead(buffer.count)
+        throttle?.wait(UInt64(buffer.count))
+        try carryOut { image in
+            guard image.isRemote else { return try buffer.withMemory { try image.read(at: offset, into: $0) } }
+            // A server takes as long as it likes; the guest's memory isn't held for it.
+            let bytes = ScatterList(count: buffer.count)
+            try image.read(at: offset, into: bytes)
+            try buffer.withMemory { $0.store(bytes.load()) }
+        }
     }
 
-    func write(_ bytes: [UInt8], at offset: UInt64) throws {
-        traffic.addDiskWritten(bytes.count)
-        throttle?.wait(UInt64(bytes.count))
-        try carryOut { try image.write(bytes, at: offset) }
+    func write(_ buffer: TransferBuffer, at offset: UInt64) throws {
+        traffic.addDiskWritten(buffer.count)
+        throttle?.wait(UInt64(buffer.count))
+        try carryOut { image in
+            guard image.isRemote else { return try buffer.withMemory { try image.write($0, at: offset) } }
+            try image.write(try buffer.withMemory { $0.load() }, at: offset)
+        }
     }
 
-    func flush() throws { try carryOut { try image.flush() } }
+    func flush() throws { try carryOut { try $0.flush() } }
 
     func discard(at offset: UInt64, length: UInt64) throws {
         throttle?.wait(0)
-        try carryOut { try image.discard(at: offset, length: length) }
+        try carryOut { try $0.discard(at: offset, length: length) }
     }
 
     func writeZeroes(at offset: UInt64, length: UInt64, mayUnmap: Bool) throws {
         throttle?.wait(0)
-        try carryOut { try image.writeZeroes(at: offset, length: length, mayUnmap: mayUnmap) }
+        try carryOut { try $0.writeZeroes(at: offset, length: length, mayUnmap: mayUnmap) }
+    }
+
+    /// A transfer that whoever begins it carries out by itself.
+    struct DirectTransfer: Sendable {
+        let place: FilePlace
+        let list: ScatterList
+        let fills: Bool
+        fileprivate let buffer: TransferBuffer
+    }
+
+    /// Begins a transfer without the image's help, which keeps its file until `end`; nil if that can't be.
+    func beginDirect(_ operation: Devices.BlockOperation) -> DirectTransfer? {
+        let (offset, buffer, fills): (UInt64, TransferBuffer, Bool)
+        switch operation {
+        case .read(let place, let memory): (offset, buffer, fills) = (place, memory, true)
+        case .write(let place, let memory): (offset, buffer, fills) = (place, memory, false)
+        default: return nil
+        }
+        exchange.lockForReading()
+        if let list = try? buffer.begin() {
+            if let place = try? image.place(of: list, at: offset, forWriting: !fills) {
+                if fills { traffic.addDiskRead(list.count) } else { traffic.addDiskWritten(list.count) }
+                return DirectTransfer(place: place, list: list, fills: fills, buffer: buffer)
+            }
+            buffer.end()
+        }
+        exchange.unlockForReading()
+        return nil
+    }
+
+    /// A transfer is over, whatever came of it.
+    func end(_ transfer: DirectTransfer) {
+        transfer.buffer.end()
+        exchange.unlockForReading()
     }
 
     /// Does what the guest asked for, again and again if the host has no room or its disk fails and the user wants to wait
     /// for better times.
-    private func carryOut<Result>(_ body: () throws -> Result) throws -> Result {
+    private func carryOut<Result>(_ body: (any DiskImage) throws -> Result) throws -> Result {
         var isWaiting = false
         defer { if isWaiting { waiting.subtract(1, ordering: .relaxed) } }
         while true {
-            do { return try exchange.read(body) } catch let error as HostError {
+            do { return try exchange.read { try body(image) } } catch let error as HostError {
                 let isFull = HostErrorNumber.noRoom.contains(error.errno)
                 guard policy == .pause, isFull || error.errno == HostErrorNumber.ioError,
                     !isClosing.load(ordering: .relaxed)
@@ -170,8 +220,8 @@ private final class ClosedImage: DiskImage {
 
     private func refuse() throws(HostError) -> Never { throw HostError("use \(path)", errno: HostErrorNumber.ioError) }
 
-    func read(at offset: UInt64, into bytes: inout [UInt8], _ range: Range<Int>) throws { try refuse() }
-    func write(_ bytes: ArraySlice<UInt8>, at offset: UInt64) throws { try refuse() }
+    func read(at offset: UInt64, into list: ScatterList) throws { try refuse() }
+    func write(_ list: ScatterList, at offset: UInt64) throws { try refuse() }
     func flush() throws {}
     func discard(at offset: UInt64, length: UInt64) throws { try refuse() }
     func writeZeroes(at offset: UInt64, length: UInt64, mayUnmap: Bool) throws { try refuse() }

@@ -34,6 +34,11 @@ public final class HostDoor: Door {
         gate.read { body(event) }
     }
 
+    /// Runs the event, unless the door is closed.
+    public func admitNow(_ event: ExternalEvent, _ body: @escaping @Sendable (ExternalEvent) -> Void) -> Bool {
+        gate.readNow { body(event) }
+    }
+
     /// Bytes from `getrandom(2)`.
     public func randomBytes(_ count: Int) -> [UInt8] { HostRandom.bytes(min(max(count, 0), 65536)) }
 

@@ -102,6 +102,7 @@ extension DiskConfiguration: Codable {
         try container.take("bus", named: &bus)
         try container.take("cache", named: &options.cache)
         try container.take("onError", named: &errorPolicy)
+        transfers = try container.decodeIfPresent(DiskTransfers.self, forKey: FieldName("aio"))
         queues = try container.decodeIfPresent(Int.self, forKey: FieldName("queues"))
         if let count = queues, !(1...32 ~= count) { throw container.unknown("queues", "\(count)") }
     }
@@ -119,6 +120,7 @@ extension DiskConfiguration: Codable {
         try container.put("bus", bus.rawValue, unless: DiskBus.virtio.rawValue)
         try container.put("cache", options.cache.rawValue, unless: CacheMode.writeback.rawValue)
         try container.put("onError", errorPolicy.rawValue, unless: DiskErrorPolicy.report.rawValue)
+        try container.put("aio", ifAny: transfers)
         try container.put("queues", ifAny: queues)
     }
 }

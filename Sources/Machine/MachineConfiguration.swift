@@ -23,6 +23,14 @@ public struct TraceOptions: OptionSet, Sendable {
     ]
 }
 
+/// How a disk's transfers reach the host's file.
+public enum DiskTransfers: String, Sendable, Codable, CaseIterable {
+    /// By calls of threads.
+    case threads
+    /// By io_uring.
+    case ring = "io_uring"
+}
+
 /// A disk of the machine.
 public struct DiskConfiguration: Sendable, Equatable {
     /// The image.
@@ -35,6 +43,8 @@ public struct DiskConfiguration: Sendable, Equatable {
     public var limits = DiskLimits()
     /// What becomes of requests that the host can't carry out.
     public var errorPolicy = DiskErrorPolicy.report
+    /// How transfers of a virtio disk reach the host's file; nil is what does best here.
+    public var transfers: DiskTransfers?
     /// Queues of a virtio disk, 1 to 32; nil is one for each processor, eight at most.
     public var queues: Int?
 

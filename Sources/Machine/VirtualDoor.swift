@@ -57,6 +57,9 @@ public final class VirtualDoor: Door, Saveable, @unchecked Sendable {
     /// A fixed date and `now`.
     public var wallClock: UInt64 { Self.startOfTime &+ now }
 
+    /// Always.
+    public var isOrdered: Bool { true }
+
     /// Makes a timer that fires on the vCPU's thread.
     public func makeTimer(_ fire: @escaping @Sendable () -> Void) -> any DoorTimer {
         let slot = contents.withLock { contents in
@@ -68,7 +71,10 @@ public final class VirtualDoor: Door, Saveable, @unchecked Sendable {
 
     /// Lets in what the guest itself has asked for, at once; what comes by itself is refused.
     public func admit(_ event: ExternalEvent, _ body: @escaping @Sendable (ExternalEvent) -> Void) {
-        if case .blockCompletion = event { return body(event) }
+        switch event {
+        case .blockCompletion, .several: return body(event)
+        default: break
+        }
         guard case .input = event else { return }
         let isFirst = contents.withLock { contents in
             defer { contents.hasRefused = true }

@@ -135,7 +135,7 @@ public enum Disk {
         let file = try ImageFile(
             path: path, readOnly: options.isReadOnly || options.snapshot != nil, cache: options.cache)
         var start = [UInt8](repeating: 0, count: 512)
-        let got = try file.read(at: 0, into: &start, 0..<512)
+        let got = try file.read(at: 0, into: &start)
         let format = options.format ?? DiskFormat.detect(Array(start[..<got]))
         if options.snapshot != nil && format != .qcow2 {
             throw StorageError(.unsupported, "disk \(path): \(format) images have no internal snapshots")

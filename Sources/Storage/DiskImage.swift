@@ -1,4 +1,5 @@
 // What stands behind a disk, whatever its format.
+public import HostOS
 
 /// A part of a disk that is all of one kind.
 public struct DiskExtent: Sendable, Equatable {
@@ -8,10 +9,17 @@ public struct DiskExtent: Sendable, Equatable {
     public var isZero: Bool
 }
 
+/// A place in a file of the host.
+public struct FilePlace: Sendable {
+    /// The file, open as long as its image is.
+    public var descriptor: Int32
+    /// Bytes from its beginning.
+    public var offset: UInt64
+}
+
 /// An open disk image: sectors of 512 bytes that can be read, and written unless it is read-only.
 ///
-/// Transfers take a part of a buffer, so that a request is split without copying. A guest's scattered buffers are
-/// gathered by its device, since memory that the guest writes meanwhile is never handed out.
+/// Transfers take a list of pieces of memory, the guest's own as a rule, which it may write to meanwhile.
 public protocol DiskImage: AnyObject, Sendable {
     /// Where it was opened.
     var path: String { get }
@@ -23,10 +31,15 @@ public protocol DiskImage: AnyObject, Sendable {
     var isReadOnly: Bool { get }
     /// Something the user should know, in one line.
     var note: String? { get }
-    /// Fills `range` of an array from `offset`.
-    func read(at offset: UInt64, into bytes: inout [UInt8], _ range: Range<Int>) throws
-    /// Writes bytes at `offset`.
-    func write(_ bytes: ArraySlice<UInt8>, at offset: UInt64) throws
+    /// Whether it is somewhere else, and a transfer may take as long as somebody there wants.
+    var isRemote: Bool { get }
+    /// Fills memory from `offset`.
+    func read(at offset: UInt64, into list: ScatterList) throws
+    /// Writes memory at `offset`.
+    func write(_ list: ScatterList, at offset: UInt64) throws
+    /// Where all of a transfer goes in one file, if whoever asks may carry it out without the image's help; what fails, or
+    /// ends early, is to be done again with `read` or `write`.
+    func place(of list: ScatterList, at offset: UInt64, forWriting: Bool) throws -> FilePlace?
     /// Makes everything written durable.
     func flush() throws
     /// Says that a range isn't needed any more; what it reads as is undefined.
@@ -38,12 +51,28 @@ public protocol DiskImage: AnyObject, Sendable {
 }
 
 extension DiskImage {
+    /// No.
+    public var isRemote: Bool { false }
+
+    /// Nowhere.
+    public func place(of list: ScatterList, at offset: UInt64, forWriting: Bool) throws -> FilePlace? { nil }
+
+    /// Fills `range` of an array from `offset`.
+    public func read(at offset: UInt64, into bytes: inout [UInt8], _ range: Range<Int>) throws {
+        try bytes.withScatterList(range) { try read(at: offset, into: $0) }
+    }
+
     /// Reads `count` bytes from `offset`.
     public func read(at offset: UInt64, count: Int) throws -> [UInt8] {
         try checkRange(offset, UInt64(max(0, count)))
         var bytes = [UInt8](repeating: 0, count: max(0, count))
         try read(at: offset, into: &bytes, 0..<bytes.count)
         return bytes
+    }
+
+    /// Writes bytes at `offset`.
+    public func write(_ bytes: ArraySlice<UInt8>, at offset: UInt64) throws {
+        try bytes.withScatterList { try write($0, at: offset) }
     }
 
     /// Writes bytes at `offset`.
@@ -71,7 +100,7 @@ extension ReadOnlyDiskImage {
     /// Always.
     public var isReadOnly: Bool { true }
     /// Fails.
-    public func write(_ bytes: ArraySlice<UInt8>, at offset: UInt64) throws { try refuse() }
+    public func write(_ list: ScatterList, at offset: UInt64) throws { try refuse() }
     /// Nothing to do.
     public func flush() throws {}
     /// Fails.

@@ -112,14 +112,18 @@ final class ImageFile: Sendable {
 
     // MARK: Transfers
 
-    /// Fills `range` of an array; what lies beyond the file's end is zeroes. Returns how many bytes the file had.
+    /// Fills memory; what lies beyond the file's end is zeroes. Returns how many bytes the file had.
     @discardableResult
-    func read(at offset: UInt64, into bytes: inout [UInt8], _ range: Range<Int>) throws -> Int {
-        let got = try direct?.read(at: offset, into: &bytes, range) ?? file.read(at: offset, into: &bytes, range)
-        if got < range.count {
-            for index in range.lowerBound + got..<range.upperBound { bytes[index] = 0 }
-        }
+    func read(at offset: UInt64, into list: ScatterList) throws -> Int {
+        let got = try direct?.read(at: offset, into: list) ?? file.read(at: offset, into: list)
+        if got < list.count { list.dropFirst(got).zero() }
         return got
+    }
+
+    /// Fills an array in the same way.
+    @discardableResult
+    func read(at offset: UInt64, into bytes: inout [UInt8]) throws -> Int {
+        try bytes.withScatterList(0..<bytes.count) { try read(at: offset, into: $0) }
     }
 
     /// Reads exactly `count` bytes. The file must hold them: its own words can't make Roost take memory.
@@ -133,9 +137,21 @@ final class ImageFile: Sendable {
         return bytes
     }
 
+    /// Where a list goes by a plain call.
+    func place(of list: ScatterList, at offset: UInt64) -> FilePlace? {
+        if let direct {
+            return direct.takes(list, at: offset) ? FilePlace(descriptor: direct.rawValue, offset: offset) : nil
+        }
+        return FilePlace(descriptor: file.rawValue, offset: offset)
+    }
+
+    func write(_ list: ScatterList, at offset: UInt64) throws {
+        if let direct, try direct.write(list, at: offset) { return }
+        try file.write(list, at: offset)
+    }
+
     func write(_ bytes: ArraySlice<UInt8>, at offset: UInt64) throws {
-        if let direct, try direct.write(bytes, at: offset) { return }
-        try file.write(bytes, at: offset)
+        try bytes.withScatterList { try write($0, at: offset) }
     }
 
     func write(_ bytes: [UInt8], at offset: UInt64) throws { try write(bytes[...], at: offset) }

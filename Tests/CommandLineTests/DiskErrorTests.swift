@@ -58,9 +58,13 @@ final class DiskErrorTests {
         ])
     }
 
-    @Test("the guest waits until there is room", arguments: [("bus=virtio", "raw"), ("bus=scsi", "qcow2")])
-    func pause(bus: String, format: String) throws {
-        let session = try start(bus + ",on-error=pause", format)
+    @Test(
+        "the guest waits until there is room",
+        arguments: [
+            ("aio=threads", "raw"), ("aio=io_uring,cache=none", "raw"), ("bus=scsi", "qcow2"),
+        ])
+    func pause(options: String, format: String) throws {
+        let session = try start(options + ",on-error=pause", format)
         try #require(session.expect("READY", seconds: 60) != nil, "\(session.transcript)")
         try prlimit(session.child, "8388608:unlimited")
         session.type("")

@@ -139,7 +139,7 @@ private final class Probe: BusDevice {
     func events() throws {
         let events: [ExternalEvent] = [
             .input([1, 2]), .packet([]), .blockCompletion(id: .max, error: 5, data: [9]), .connected(true),
-            .powerButton,
+            .powerButton, .several([.powerButton, .connected(false)]),
         ]
         let data = try JSONEncoder().encode(events)
         #expect(try JSONDecoder().decode([ExternalEvent].self, from: data) == events)

@@ -2,6 +2,7 @@
 import DeviceModel
 import Devices
 import GuestMemory
+import HostOS
 import MachineTesting
 
 /// A PCI bus with memory, and one virtio device driven through its registers.
@@ -179,18 +180,19 @@ final class MemoryDisk: BlockBackend, @unchecked Sendable {
 
     init(sectors: Int) { contents = [UInt8](repeating: 0, count: sectors * 512) }
     var byteCount: UInt64 { UInt64(contents.count) }
-    func read(at offset: UInt64, count: Int) throws -> [UInt8] {
+    func read(at offset: UInt64, into buffer: TransferBuffer) throws {
         if fails { throw Failure() }
-        return Array(contents[Int(offset)..<Int(offset) + count])
+        try buffer.withMemory { $0.store(contents[Int(offset)..<Int(offset) + buffer.count]) }
     }
-    func write(_ bytes: [UInt8], at offset: UInt64) throws {
+    func write(_ buffer: TransferBuffer, at offset: UInt64) throws {
         if fails { throw Failure() }
+        let bytes = try buffer.withMemory { $0.load() }
         contents.replaceSubrange(Int(offset)..<Int(offset) + bytes.count, with: bytes)
     }
     func flush() throws { flushes += 1 }
     func discard(at offset: UInt64, length: UInt64) throws { discarded.append((offset, length)) }
     func writeZeroes(at offset: UInt64, length: UInt64, mayUnmap: Bool) throws {
-        try write([UInt8](repeating: 0, count: Int(length)), at: offset)
+        contents.replaceSubrange(Int(offset)..<Int(offset + length), with: repeatElement(0, count: Int(length)))
     }
 }
 

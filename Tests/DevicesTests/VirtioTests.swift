@@ -1,6 +1,8 @@
 import DeviceModel
 import Devices
+import Foundation
 import GuestMemory
+import HostOS
 import MachineTesting
 import Synchronization
 import Testing
@@ -129,7 +131,7 @@ final class Collector: Sendable {
         let disk = MemoryDisk(sectors: 100)
         disk.isReadOnly = readOnly
         let rig = try VirtioRig(
-            VirtioBlock(backend: disk, door: ManualDoor(), identifier: "abc", workers: [InlineWorker()]))
+            VirtioBlock(backend: disk, door: ManualDoor(), identifier: "abc", server: WorkerServer(InlineWorker())))
         rig.start(features: version1 | eventIndex | indirect | features)
         return (disk, rig)
     }
@@ -221,9 +223,9 @@ final class Collector: Sendable {
     @Test func `several queues finish their requests each for itself`() throws {
         let disk = MemoryDisk(sectors: 8)
         disk.contents[512] = 5
-        let held = HeldWorker()
-        let rig = try VirtioRig(
-            VirtioBlock(backend: disk, door: ManualDoor(), queues: 4, workers: [held, InlineWorker()]))
+        let held = HeldServer()
+        held.holdsOne = true
+        let rig = try VirtioRig(VirtioBlock(backend: disk, door: ManualDoor(), queues: 4, server: held))
         #expect(rig.offered & (1 << 12) != 0 && rig.read(0x2022, 2) == 4)
         rig.start(features: version1 | 1 << 12)
         rig.put([UInt8](repeating: 0, count: 8) + [1, 0, 0, 0, 0, 0, 0, 0], at: 0x30_0000)
@@ -244,8 +246,8 @@ final class Collector: Sendable {
     }
 
     @Test func `a request of before a reset never completes after it`() throws {
-        let held = HeldWorker()
-        let rig = try VirtioRig(VirtioBlock(backend: MemoryDisk(sectors: 8), door: ManualDoor(), workers: [held]))
+        let held = HeldServer()
+        let rig = try VirtioRig(VirtioBlock(backend: MemoryDisk(sectors: 8), door: ManualDoor(), server: held))
         rig.start(features: version1)
         rig.put([UInt8](repeating: 0, count: 16), at: 0x30_0000)
         rig.queues[0].add([(0x30_0000, 16, false), (0x50_0000, 512, true), (0x30_0100, 1, true)])
@@ -260,25 +262,62 @@ final class Collector: Sendable {
     @Test func `requests under way are done again after a restore`() throws {
         let memory = try GuestMemory(size: 16 << 20)
         let rig = try VirtioRig(
-            VirtioBlock(backend: MemoryDisk(sectors: 8), door: ManualDoor(), workers: [HeldWorker()]), memory: memory)
+            VirtioBlock(backend: MemoryDisk(sectors: 8), door: ManualDoor(), server: HeldServer()), memory: memory)
         rig.start(features: version1)
         rig.put([UInt8](repeating: 0, count: 16), at: 0x30_0000)
         rig.queues[0].add([(0x30_0000, 16, false), (0x50_0000, 512, true), (0x30_0100, 1, true)])
         rig.kick(0)
         let copy = try VirtioRig(
-            VirtioBlock(backend: MemoryDisk(sectors: 8), door: ManualDoor(), workers: [InlineWorker()]), memory: memory)
+            VirtioBlock(backend: MemoryDisk(sectors: 8), door: ManualDoor(), server: WorkerServer(InlineWorker())),
+            memory: memory)
         try copy.transport.restoreState(rig.transport.saveState())
         #expect(rig.queues[0].take()?.length == 513)
     }
 
-    @Test func `a disk on a worker thread completes`() async throws {
-        let rig = try VirtioRig(VirtioBlock(backend: MemoryDisk(sectors: 8), door: ManualDoor()))
+    @Test func `requests that finish together bring one interrupt`() throws {
+        let held = HeldServer()
+        let rig = try VirtioRig(VirtioBlock(backend: MemoryDisk(sectors: 8), door: ManualDoor(), server: held))
+        rig.start(features: version1 | eventIndex)
+        rig.put([UInt8](repeating: 0, count: 16), at: 0x30_0000)
+        for number in 0..<3 as Range<UInt64> {
+            rig.queues[0].add([
+                (0x30_0000, 16, false), (0x50_0000 + number << 12, 512, true), (0x30_0100 + number, 1, true),
+            ])
+        }
+        rig.kick(0)
+        #expect(rig.messages.messages.isEmpty)
+        held.runAll()
+        #expect((0..<3).allSatisfy { _ in rig.queues[0].take()?.length == 513 })
+        #expect(rig.messages.messages.count == 1)
+    }
+
+    @Test func `a reset waits for a transfer that uses the guest's memory, and cuts off later ones`() async throws {
+        let disk = SlowDisk()
+        let held = HeldServer()
+        let rig = try VirtioRig(VirtioBlock(backend: disk, door: ManualDoor(), server: held))
         rig.start(features: version1)
         rig.put([UInt8](repeating: 0, count: 16), at: 0x30_0000)
-        rig.queues[0].add([(0x30_0000, 16, false), (0x50_0000, 512, true), (0x30_0100, 1, true)])
+        for number in 0..<2 as Range<UInt64> {
+            rig.queues[0].add([
+                (0x30_0000, 16, false), (0x50_0000 + number << 12, 512, true), (0x30_0100 + number, 1, true),
+            ])
+        }
         rig.kick(0)
-        for _ in 0..<2000 where rig.messages.messages.isEmpty { try await Task.sleep(nanoseconds: 1_000_000) }
-        #expect(rig.queues[0].take()?.length == 513)
+        let server = Thread { held.runAll() }
+        server.start()
+        disk.begun.wait()
+        let driver = Thread { [transport = rig.transport] in
+            transport.resetDevice()
+            disk.reset.signal()
+        }
+        driver.start()
+        #expect(disk.reset.wait(timeout: .now() + .milliseconds(50)) == .timedOut)
+        disk.proceed.signal()
+        disk.reset.wait()
+        disk.ended.wait()
+        // The first was filled before the reset ended, the second never was.
+        #expect(rig.bytes(0x50_0000, 1) == [7] && rig.bytes(0x50_1000, 1) == [0])
+        #expect(disk.cuts.withLock { $0 } == 1)
     }
 
     @Test func `the entropy device fills buffers`() throws {
@@ -324,6 +363,73 @@ final class HeldWorker: Worker {
     }
 }
 
+/// A worker on a thread of its own.
+private final class ThreadWorker: Worker {
+    private let queue = DispatchQueue(label: "test.worker")
+    func run(_ job: @escaping @Sendable () -> Void) { queue.async(execute: job) }
+}
+
+/// A server that takes requests and carries them out when it is told.
+final class HeldServer: BlockServer {
+    private let held = Mutex<[(BlockSource, [BlockJob])]>([])
+    private let holds = Mutex<(one: Bool, any: Bool)>((false, false))
+    /// Only the first source is held.
+    var holdsOne: Bool {
+        get { holds.withLock { $0.one } }
+        set { holds.withLock { $0.one = newValue } }
+    }
+    func wake(_ source: BlockSource) {
+        let jobs = source.take(64)
+        let isHeld = holds.withLock { holds in
+            defer { holds.any = true }
+            return !(holds.one && holds.any)
+        }
+        if isHeld {
+            held.withLock { $0.append((source, jobs)) }
+        } else {
+            source.finish(jobs.map { source.perform($0) })
+        }
+        _ = source.rests()
+    }
+    func run(_ job: @escaping @Sendable () -> Void) { job() }
+    func runAll() {
+        let all = held.withLock { held in
+            defer { held = [] }
+            return held
+        }
+        for (source, jobs) in all { source.finish(jobs.map { source.perform($0) }) }
+    }
+}
+
+/// A disk of sevens, whose first read takes as long as the test wants.
+private final class SlowDisk: BlockBackend {
+    let begun = DispatchSemaphore(value: 0)
+    let proceed = DispatchSemaphore(value: 0)
+    let ended = DispatchSemaphore(value: 0)
+    let reset = DispatchSemaphore(value: 0)
+    let cuts = Mutex(0)
+    var byteCount: UInt64 { 4096 }
+    var isReadOnly: Bool { true }
+    var writesThrough: Bool { false }
+    func read(at offset: UInt64, into buffer: TransferBuffer) throws {
+        do {
+            try buffer.withMemory { memory in
+                begun.signal()
+                proceed.wait()
+                memory.store([UInt8](repeating: 7, count: buffer.count))
+            }
+        } catch {
+            cuts.withLock { $0 += 1 }
+            ended.signal()
+            throw error
+        }
+    }
+    func write(_ buffer: TransferBuffer, at offset: UInt64) throws {}
+    func flush() throws {}
+    func discard(at offset: UInt64, length: UInt64) throws {}
+    func writeZeroes(at offset: UInt64, length: UInt64, mayUnmap: Bool) throws {}
+}
+
 /// A host that answers nothing.
 private final class SilentHost: VsockBackend {
     func requested(_ stream: UInt64, hostPort: UInt32, guestPort: UInt32) {}
@@ -337,8 +443,10 @@ private final class SilentHost: VsockBackend {
     private static func device(_ kind: Int) -> any VirtioDevice {
         let door = ManualDoor()
         switch kind {
-        case 5: return VirtioBlock(backend: MemoryDisk(sectors: 64), door: door, queues: 4, workers: [InlineWorker()])
-        case 0: return VirtioBlock(backend: MemoryDisk(sectors: 64), door: door, workers: [InlineWorker()])
+        case 5:
+            return VirtioBlock(
+                backend: MemoryDisk(sectors: 64), door: door, queues: 4, server: WorkerServer(InlineWorker()))
+        case 0: return VirtioBlock(backend: MemoryDisk(sectors: 64), door: door, server: WorkerServer(InlineWorker()))
         case 1: return VirtioNet(macAddress: [2, 0, 0, 0, 0, 1], door: door, backend: RecordingBackend(), pairs: 2)
         case 2: return VirtioConsole(door: door) { _ in }
         case 6:
@@ -418,7 +526,10 @@ private final class SilentHost: VsockBackend {
 
     @Test(arguments: 0..<7) func `several vCPUs and the host at once neither trap nor hang`(kind: Int) async throws {
         let device: any VirtioDevice =
-            kind == 0 ? VirtioBlock(backend: MemoryDisk(sectors: 64), door: ManualDoor()) : Self.device(kind)
+            kind == 0
+            ? VirtioBlock(
+                backend: MemoryDisk(sectors: 64), door: ManualDoor(), server: WorkerServer(ThreadWorker()))
+            : Self.device(kind)
         let rig = try VirtioRig(device)
         rig.start(features: version1)
         let (mmio, bar, memory) = (rig.mmio, rig.bar, rig.memory)

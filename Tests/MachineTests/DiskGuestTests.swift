@@ -236,8 +236,10 @@ extension DiskGuestTests {
         #expect(16 << 20...18 << 20 ~= taken, "\(taken)")
     }
 
-    @Test("several processors use a disk through a queue each")
-    func queues() throws {
+    @Test(
+        "several processors use a disk through a queue each", arguments: DiskTransfers.allCases,
+        [CacheMode.writeback, .writethrough, .none])
+    func queues(transfers: DiskTransfers, cache: CacheMode) throws {
         let path = try raw("a.raw", 64)
         let guest = try RunningGuest(
             #"""
@@ -252,10 +254,60 @@ extension DiskGuestTests {
             """#, modules: Self.modules, in: folder
         ) { configuration in
             configuration.processors = 2
-            configuration.disks = [DiskConfiguration(path: path)]
+            configuration.disks = [DiskConfiguration(path: path, options: options(cache))]
+            configuration.disks[0].transfers = transfers
         }
         #expect(guest.ended() == .poweredOff)
-        #expect(guest.output.contains("QUEUES 2 write back"), "\(guest.output)")
+        let mode = cache == .writethrough ? "write through" : "write back"
+        #expect(guest.output.contains("QUEUES 2 \(mode)"), "\(guest.output)")
         for n in 0..<4 { #expect(guest.output.contains("SAME \(n)"), "\(guest.output)") }
+    }
+
+    private func options(_ cache: CacheMode) -> DiskOptions {
+        var options = DiskOptions(format: .raw)
+        options.cache = cache
+        return options
+    }
+
+    /// Reads and writes past the guest's cache, many at once, while the host stops and continues the machine. What was
+    /// read is compared with the host's own sums, what was written with what was read.
+    @Test(
+        "many transfers at once bring the right bytes, also if the machine is paused meanwhile",
+        arguments: DiskTransfers.allCases, [CacheMode.writeback, .none])
+    func paused(transfers: DiskTransfers, cache: CacheMode) throws {
+        let path = try raw("a.raw", 16)
+        var random = SystemRandomNumberGenerator()
+        let content = (0..<2 << 20).flatMap { _ in withUnsafeBytes(of: random.next() as UInt64) { Array($0) } }
+        try Data(content).write(to: URL(fileURLWithPath: path))
+        let target = try raw("b.raw", 16)
+        let guest = try RunningGuest(
+            #"""
+            until_true test -b /dev/vdb; echo BEGIN
+            for n in 0 1 2 3 4 5 6 7; do
+                ( for m in 0 1 2 3; do
+                      dd if=/dev/vda of=/dev/vdb bs=4k skip=$((n * 512 + m * 128)) seek=$((n * 512 + m * 128)) count=128 \
+                          iflag=direct oflag=direct conv=notrunc 2>/dev/null
+                      dd if=/dev/vda bs=64k skip=$((n * 32)) count=32 iflag=direct 2>/dev/null | sum >/tmp/$n.$m
+                  done ) &
+            done; wait; sync
+            for n in 0 1 2 3 4 5 6 7; do echo "SUMS $n" $(cat /tmp/$n.?); done
+            """#, modules: Self.modules, in: folder
+        ) { configuration in
+            configuration.processors = 2
+            configuration.disks = [path, target].map { DiskConfiguration(path: $0, options: options(cache)) }
+            for index in 0..<2 { configuration.disks[index].transfers = transfers }
+        }
+        #expect(guest.saw("BEGIN"))
+        for _ in 0..<10 {
+            try guest.machine.pause()
+            try guest.machine.resume()
+            Thread.sleep(forTimeInterval: 0.02)
+        }
+        #expect(guest.ended() == .poweredOff)
+        for n in 0..<8 {
+            let sum = try sum(path, n * 2 << 20..<(n + 1) * 2 << 20)
+            #expect(guest.output.contains("SUMS \(n) \(sum) \(sum) \(sum) \(sum)"), "\(guest.output)")
+        }
+        #expect(try Data(contentsOf: URL(fileURLWithPath: target)) == Data(content))
     }
 }

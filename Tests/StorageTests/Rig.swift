@@ -1,6 +1,7 @@
 // What the tests of disk images stand on: folders, qemu-img, a plain disk in memory, seeded numbers.
 import Foundation
 import Glibc
+import HostOS
 import Storage
 import Testing
 
@@ -101,6 +102,29 @@ struct QEMU {
     }
 }
 
+/// Memory in pieces of random lengths, most of them whole sectors, as a guest's buffers are.
+final class Scattered {
+    private let memory: UnsafeMutableRawBufferPointer
+    private var pieces: [UnsafeMutableRawBufferPointer] = []
+
+    init(_ count: Int, _ random: inout Seeded) {
+        memory = .allocate(byteCount: count * 2, alignment: 4096)
+        memory.initializeMemory(as: UInt8.self, repeating: 0xEE)
+        var (place, rest) = (count * 2, count)
+        let unit = [1, 512, 4096, 65536].randomElement(using: &random)!
+        while rest > 0 {
+            let length = min(rest, unit * Int.random(in: 1...8, using: &random))
+            place -= length
+            pieces.append(UnsafeMutableRawBufferPointer(rebasing: memory[place..<place + length]))
+            rest -= length
+        }
+    }
+
+    deinit { memory.deallocate() }
+
+    var list: ScatterList { ScatterList(pieces, owner: self) }
+}
+
 /// The guest's disk as it should be.
 struct Model {
     var bytes: [UInt8]
@@ -125,7 +149,9 @@ struct Model {
         case 0..<6:
             let seed = UInt8.random(in: 1...255, using: &random)
             let data = (0..<range.count).map { UInt8(truncatingIfNeeded: $0 >> 4) ^ seed }
-            try image.write(data, at: UInt64(range.lowerBound))
+            let memory = Scattered(data.count, &random)
+            memory.list.store(data)
+            try image.write(memory.list, at: UInt64(range.lowerBound))
             set(range, data)
         case 6, 7:
             let mayUnmap = Bool.random(using: &random)
@@ -135,7 +161,9 @@ struct Model {
             try image.discard(at: UInt64(range.lowerBound), length: UInt64(range.count))
             for sector in first..<first + count { unknown.insert(sector) }
         default:
-            let got = try image.read(at: UInt64(range.lowerBound), count: range.count)
+            let memory = Scattered(range.count, &random)
+            try image.read(at: UInt64(range.lowerBound), into: memory.list)
+            let got = memory.list.load()
             for sector in first..<first + count where !unknown.contains(sector) {
                 let part = (sector - first) * 512..<(sector - first + 1) * 512
                 #expect(Array(got[part]) == Array(bytes[sector * 512..<(sector + 1) * 512]), "sector \(sector)")

@@ -1,6 +1,5 @@
 // What a virtio device is to its transport, and the transport to a device.
 public import DeviceModel
-internal import Dispatch
 
 /// Feature bits that every device shares.
 ///
@@ -92,17 +91,6 @@ public struct HeldChain: Codable, Sendable, Equatable {
 public protocol Worker: Sendable {
     /// Runs a job later, after those given before.
     func run(_ job: @escaping @Sendable () -> Void)
-}
-
-/// A worker on a thread of its own.
-public struct QueueWorker: Worker {
-    private let queue: DispatchQueue
-
-    /// Makes a worker with a name for debuggers.
-    public init(name: String) { queue = DispatchQueue(label: name) }
-
-    /// Runs a job on the worker's thread.
-    public func run(_ job: @escaping @Sendable () -> Void) { queue.async(execute: job) }
 }
 
 /// A worker that runs a job at once: where time is virtual, and for tests.

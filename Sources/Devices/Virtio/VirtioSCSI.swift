@@ -81,7 +81,7 @@ public final class VirtioSCSI: VirtioDevice {
 
     /// Makes a controller without units.
     public init(
-        door: any Door, makeWorker: @escaping @Sendable () -> any Worker = { QueueWorker(name: "roost.scsi") }
+        door: any Door, makeWorker: @escaping @Sendable () -> any Worker
     ) {
         self.door = door
         self.makeWorker = makeWorker

@@ -31,22 +31,14 @@ public enum VirtqueueError: Error, Equatable, Sendable {
     case tooManyInFlight
 }
 
-/// A range of guest memory that a descriptor names; it lay in RAM when it was checked, and RAM doesn't move.
-public struct VirtioSegment: Sendable, Equatable, Codable {
-    /// First byte.
-    public var address: GuestPhysicalAddress
-    /// Length in bytes.
-    public var length: Int
-}
-
 /// A buffer that the driver made available: first what the device reads, then what it writes.
 public struct DescriptorChain: Sendable, Equatable {
     /// Index of its first descriptor, its name in the used ring.
     public var head: UInt16
     /// What the device reads.
-    public var readable: [VirtioSegment]
+    public var readable: [GuestMemoryRange]
     /// What the device writes.
-    public var writable: [VirtioSegment]
+    public var writable: [GuestMemoryRange]
 
     /// Bytes the device may read.
     public var readableLength: Int { readable.reduce(0) { $0 + $1.length } }
@@ -152,6 +144,11 @@ public struct Virtqueue: Sendable {
         return try hasPending()
     }
 
+    /// Asks not to be notified while the queue is looked at anyway: with the event index the driver stays silent by itself.
+    mutating func disableNotifications() throws(VirtqueueError) {
+        if isReady, !hasEventIndex { try store(UInt16(1), at: used) }
+    }
+
     /// The chain that begins at a descriptor, checked.
     ///
     /// - Spec: virtio 1.2, 2.7.4.2, 2.7.5.3
@@ -191,7 +188,7 @@ public struct Virtqueue: Sendable {
     private func append(_ address: UInt64, _ length: UInt32, writable: Bool, to chain: inout DescriptorChain)
         throws(VirtqueueError)
     {
-        let segment = VirtioSegment(address: GuestPhysicalAddress(address), length: Int(length))
+        let segment = GuestMemoryRange(address: GuestPhysicalAddress(address), length: Int(length))
         guard memory.isRAM(segment.address, length: segment.length) else { throw .bufferOutsideMemory }
         if writable {
             if segment.length > 0 { chain.writable.append(segment) }
@@ -257,7 +254,7 @@ public struct Virtqueue: Sendable {
 
 extension GuestMemory {
     /// Copies at most `limit` bytes from `offset` out of a list of segments.
-    func gather(_ segments: [VirtioSegment], offset: Int = 0, limit: Int) -> [UInt8] {
+    func gather(_ segments: [GuestMemoryRange], offset: Int = 0, limit: Int) -> [UInt8] {
         var skip = offset
         var bytes: [UInt8] = []
         bytes.reserveCapacity(min(limit, segments.reduce(0) { $0 + $1.length }))
@@ -274,7 +271,7 @@ extension GuestMemory {
     }
 
     /// Copies bytes, from the one at `start`, into a list of segments from `offset`; returns how many fitted.
-    func scatter(_ bytes: [UInt8], from start: Int = 0, into segments: [VirtioSegment], offset: Int = 0) -> Int {
+    func scatter(_ bytes: [UInt8], from start: Int = 0, into segments: [GuestMemoryRange], offset: Int = 0) -> Int {
         var skip = offset
         var place = min(start, bytes.count)
         let first = place

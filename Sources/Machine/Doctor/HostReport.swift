@@ -36,8 +36,8 @@ public struct HostReport: Sendable, Codable, Equatable {
         let hypervisor = Self.hypervisor()
         engine = hypervisor.standing == .good ? "kvm" : "translator"
         items = [
-            hypervisor, Self.processor(), Self.memory(), Self.hugePages(), Self.tap(), Self.userNamespaces(),
-            Self.stubs(),
+            hypervisor, Self.processor(), Self.memory(), Self.hugePages(), Self.transfers(), Self.tap(),
+            Self.userNamespaces(), Self.stubs(),
         ]
         items += Self.tools()
     }
@@ -97,6 +97,19 @@ public struct HostReport: Sendable, Codable, Equatable {
             name: "huge pages", standing: isGood || reserved > 0 ? .good : .limited,
             detail: "for shared memory: \(transparent); reserved: \(reserved)",
             remedy: isGood ? nil : "echo advise | sudo tee /sys/kernel/mm/transparent_hugepage/shmem_enabled")
+    }
+
+    private static func transfers() -> Item {
+        let name = "io_uring"
+        guard let obstacle = IORing.obstacle else {
+            return Item(
+                name: name, standing: .good, detail: "reads raw disks' files for several requests at once", remedy: nil)
+        }
+        let isOff = HostFacts.number("/proc/sys/kernel/io_uring_disabled").map { $0 > 0 } ?? false
+        return Item(
+            name: name, standing: .limited, detail: "\(obstacle.description); disks use threads instead",
+            remedy: isOff
+                ? "sudo sysctl kernel.io_uring_disabled=0" : "in a container: a seccomp profile that allows io_uring")
     }
 
     private static func tap() -> Item {

@@ -1,4 +1,5 @@
 // Images that map blocks of one size through a table, read only: VDI, VHD, VHDX, VMDK.
+internal import HostOS
 internal import Synchronization
 
 /// Where a block's content is.
@@ -38,7 +39,7 @@ struct TableReader: Sendable {
         guard index + count <= Self.pageBytes else { return try file.read(at: offset, exactly: count, "table") }
         if let place = pages.place(of: start) { return try pages.slots[place].entries.part(index, count) }
         var page = [UInt8](repeating: 0, count: Self.pageBytes)
-        let got = try file.read(at: start, into: &page, 0..<page.count)
+        let got = try file.read(at: start, into: &page)
         guard got >= index + count else { throw file.damaged("its table lies beyond its end") }
         // What the file doesn't have isn't kept.
         if got == page.count { _ = pages.insert(start, page) }
@@ -85,28 +86,27 @@ final class MappedImage: ReadOnlyDiskImage {
         contents = Mutex(Contents(table: TableReader(file)))
     }
 
-    /// Fills `range` of an array from `offset`.
-    func read(at offset: UInt64, into bytes: inout [UInt8], _ range: Range<Int>) throws {
-        try checkRange(offset, UInt64(range.count))
+    /// Fills memory from `offset`.
+    func read(at offset: UInt64, into list: ScatterList) throws {
+        try checkRange(offset, UInt64(list.count))
         try contents.withLock { contents in
-            var (offset, range) = (offset, range)
-            while !range.isEmpty {
+            var (offset, rest) = (offset, list)
+            while rest.count > 0 {
                 let inBlock = offset % layout.blockSize
-                let count = Int(min(UInt64(range.count), layout.blockSize - inBlock))
-                let part = range.lowerBound..<range.lowerBound + count
+                let part = rest.prefix(Int(min(UInt64(rest.count), layout.blockSize - inBlock)))
                 switch try layout.place(of: offset / layout.blockSize, in: &contents.table) {
-                case .zero: for index in part { bytes[index] = 0 }
+                case .zero: part.zero()
                 case .file(let host):
                     let (place, overflow) = host.addingReportingOverflow(inBlock)
-                    guard !overflow, place <= 1 << 62, try file.read(at: place, into: &bytes, part) == count else {
+                    guard !overflow, place <= 1 << 62, try file.read(at: place, into: part) == part.count else {
                         throw file.damaged("has a block that lies beyond its end")
                     }
                 case .zlib(let host, let packed):
                     let block = try expand(host, packed, &contents)
-                    bytes.replaceSubrange(part, with: block[Int(inBlock)..<Int(inBlock) + count])
+                    part.store(block[Int(inBlock)..<Int(inBlock) + part.count])
                 }
-                offset += UInt64(count)
-                range = part.upperBound..<range.upperBound
+                offset += UInt64(part.count)
+                rest = rest.dropFirst(part.count)
             }
         }
     }

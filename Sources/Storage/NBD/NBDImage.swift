@@ -1,5 +1,5 @@
 // A disk on an NBD server.
-internal import HostOS
+public import HostOS
 internal import Synchronization
 
 /// An export of an NBD server: `nbd://HOST[:PORT]/EXPORT`, `nbds://` with TLS, `nbd+unix:///EXPORT?socket=PATH`.
@@ -125,18 +125,23 @@ public final class NBDImage: DiskImage {
 
     // MARK: Transfers
 
-    /// Fills `range` of an array from `offset`.
-    public func read(at offset: UInt64, into bytes: inout [UInt8], _ range: Range<Int>) throws {
-        try checkRange(offset, UInt64(range.count))
-        try parts(UInt64(range.count), most) { done, count in
-            let part = range.lowerBound + Int(done)..<range.lowerBound + Int(done + count)
-            try onConnection { try $0.read(at: offset + done, into: &bytes, part) }
+    /// On its server.
+    public var isRemote: Bool { true }
+
+    /// Fills memory from `offset`.
+    public func read(at offset: UInt64, into list: ScatterList) throws {
+        try checkRange(offset, UInt64(list.count))
+        var bytes = [UInt8](repeating: 0, count: list.count)
+        try parts(UInt64(list.count), most) { done, count in
+            try onConnection { try $0.read(at: offset + done, into: &bytes, Int(done)..<Int(done + count)) }
         }
+        list.store(bytes)
     }
 
-    /// Writes bytes at `offset`.
-    public func write(_ bytes: ArraySlice<UInt8>, at offset: UInt64) throws {
-        try checkWritable(offset, UInt64(bytes.count))
+    /// Writes memory at `offset`.
+    public func write(_ list: ScatterList, at offset: UInt64) throws {
+        try checkWritable(offset, UInt64(list.count))
+        let bytes = list.load()
         try parts(UInt64(bytes.count), most) { done, count in
             let part = bytes[bytes.startIndex + Int(done)..<bytes.startIndex + Int(done + count)]
             try onConnection { connection in

@@ -1,4 +1,5 @@
 // A qcow2 image as a disk.
+public import HostOS
 internal import Synchronization
 
 /// An open qcow2 image, versions 2 and 3.
@@ -92,16 +93,16 @@ public final class Qcow2Image: DiskImage {
     /// Bytes, a multiple of 512.
     public var byteCount: UInt64 { size.load(ordering: .acquiring) }
 
-    /// Fills `range` of an array from `offset`.
-    public func read(at offset: UInt64, into bytes: inout [UInt8], _ range: Range<Int>) throws {
-        try checkRange(offset, UInt64(range.count))
-        try volume.withLock { try $0.read(at: offset, into: &bytes, range) }
+    /// Fills memory from `offset`.
+    public func read(at offset: UInt64, into list: ScatterList) throws {
+        try checkRange(offset, UInt64(list.count))
+        try volume.withLock { try $0.read(at: offset, into: list) }
     }
 
-    /// Writes bytes at `offset`.
-    public func write(_ bytes: ArraySlice<UInt8>, at offset: UInt64) throws {
-        try checkWritable(offset, UInt64(bytes.count))
-        try volume.withLock { try $0.write(guest: bytes, at: offset) }
+    /// Writes memory at `offset`.
+    public func write(_ list: ScatterList, at offset: UInt64) throws {
+        try checkWritable(offset, UInt64(list.count))
+        try volume.withLock { try $0.write(guest: list, at: offset) }
     }
 
     /// Makes everything written durable.

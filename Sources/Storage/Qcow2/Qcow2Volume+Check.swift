@@ -139,7 +139,7 @@ extension Qcow2Volume {
     private mutating func table(at offset: UInt64) throws -> [UInt64] {
         if let place = l2.place(of: offset) { return l2.slots[place].entries }
         var bytes = [UInt8](repeating: 0, count: clusterSize)
-        try file.read(at: offset, into: &bytes, 0..<clusterSize)
+        try file.read(at: offset, into: &bytes)
         return [UInt64](big: bytes)
     }
 

@@ -35,7 +35,7 @@ extension Qcow2Volume {
             guard !isVital(slot.offset, UInt64(clusterSize)) else {
                 throw file.damaged("has a refcount block where other tables are")
             }
-            try write(slot.entries[dirty], at: slot.offset + UInt64(dirty.lowerBound))
+            try write(Array(slot.entries[dirty]), at: slot.offset + UInt64(dirty.lowerBound))
             refcounts.markClean(place)
         }
     }

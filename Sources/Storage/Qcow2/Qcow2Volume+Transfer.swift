@@ -1,4 +1,5 @@
 // Reading and writing the guest's bytes.
+internal import HostOS
 
 extension Qcow2Volume {
     /// A run of the guest's bytes that come from one place.
@@ -43,44 +44,39 @@ extension Qcow2Volume {
         }
     }
 
-    /// Fills `range` of an array with the guest's bytes from `offset`.
-    mutating func read(at offset: UInt64, into bytes: inout [UInt8], _ range: Range<Int>) throws {
-        var (offset, range) = (offset, range)
-        while !range.isEmpty {
-            let (source, length) = try locate(offset, UInt64(range.count))
-            let part = range.lowerBound..<range.lowerBound + Int(length)
+    /// Fills memory with the guest's bytes from `offset`.
+    mutating func read(at offset: UInt64, into list: ScatterList) throws {
+        var (offset, rest) = (offset, list)
+        while rest.count > 0 {
+            let (source, length) = try locate(offset, UInt64(rest.count))
+            let part = rest.prefix(Int(length))
             switch source {
-            case .base: try readBase(at: offset, into: &bytes, part)
-            case .zero: fill(&bytes, part)
-            case .file(let host): try file.read(at: host, into: &bytes, part)
+            case .base: try readBase(at: offset, into: part)
+            case .zero: part.zero()
+            case .file(let host): try file.read(at: host, into: part)
             case .compressed(let host, let count):
                 let cluster = try expand(host, count)
                 let start = Int(offset & clusterMask)
-                bytes.replaceSubrange(part, with: cluster[start..<start + part.count])
+                part.store(cluster[start..<start + part.count])
             }
             offset += length
-            range = part.upperBound..<range.upperBound
+            rest = rest.dropFirst(part.count)
         }
     }
 
-    private func fill(_ bytes: inout [UInt8], _ range: Range<Int>) {
-        for index in range { bytes[index] = 0 }
-    }
-
     /// What lies beyond the base's end is zeroes.
-    private func readBase(at offset: UInt64, into bytes: inout [UInt8], _ range: Range<Int>) throws {
+    private func readBase(at offset: UInt64, into list: ScatterList) throws {
         let end = base?.byteCount ?? 0
-        let count = offset < end ? Int(min(UInt64(range.count), end - offset)) : 0
-        let split = range.lowerBound + count
-        if count > 0 { try base?.read(at: offset, into: &bytes, range.lowerBound..<split) }
-        fill(&bytes, split..<range.upperBound)
+        let count = offset < end ? Int(min(UInt64(list.count), end - offset)) : 0
+        if count > 0 { try base?.read(at: offset, into: list.prefix(count)) }
+        list.dropFirst(count).zero()
     }
 
     /// A compressed cluster's content.
     mutating func expand(_ offset: UInt64, _ count: Int) throws -> [UInt8] {
         if let expanded, expanded.offset == offset { return expanded.bytes }
         var input = [UInt8](repeating: 0, count: count)
-        try file.read(at: offset, into: &input, 0..<count)
+        try file.read(at: offset, into: &input)
         let method: Compression = header.isZstd ? .zstd : .deflate
         guard let bytes = method.expand(input, count: clusterSize) else {
             throw file.damaged("has a compressed cluster at \(offset) that can't be expanded")
@@ -104,10 +100,10 @@ extension Qcow2Volume {
     // MARK: Writing
 
     /// Writes the guest's bytes at `offset`.
-    mutating func write(guest bytes: ArraySlice<UInt8>, at offset: UInt64) throws {
+    mutating func write(guest list: ScatterList, at offset: UInt64) throws {
         if releases.count > Self.mostReleases { try writeTables() }
-        var (offset, rest) = (offset, bytes)
-        while !rest.isEmpty {
+        var (offset, rest) = (offset, list)
+        while rest.count > 0 {
             let index = Int(offset / header.bytesPerL2)
             let place = try l2PlaceForWriting(index)
             let within = offset % header.bytesPerL2
@@ -120,7 +116,7 @@ extension Qcow2Volume {
 
     /// Writes as much as can be written in one piece; returns how much that was.
     private mutating func write(
-        _ bytes: ArraySlice<UInt8>, at offset: UInt64, _ place: Int, _ index: Int
+        _ bytes: ScatterList, at offset: UInt64, _ place: Int, _ index: Int
     ) throws -> Int {
         let inCluster = Int(offset & clusterMask)
         let clusters = (inCluster + bytes.count + clusterSize - 1) >> header.clusterBits
@@ -138,7 +134,7 @@ extension Qcow2Volume {
                 return part.count
             case .zero(let host?):
                 let part = bytes.prefix(clusterSize - inCluster)
-                try overwrite(try whole(part, at: offset, 1)[...], at: host)
+                try overwrite(try whole(part, at: offset, 1), at: host)
                 l2[place, index] = host | Qcow2Entry.copied
                 return part.count
             default: break
@@ -158,14 +154,14 @@ extension Qcow2Volume {
         }
     }
 
-    private mutating func overwrite(_ bytes: ArraySlice<UInt8>, at host: UInt64) throws {
+    private mutating func overwrite(_ bytes: ScatterList, at host: UInt64) throws {
         guard !isVital(host, UInt64(bytes.count)) else { throw file.damaged("has data where its tables are") }
         try write(bytes, at: host)
     }
 
     /// Writes to up to `run` new clusters that follow one another.
     private mutating func writeMoved(
-        _ bytes: ArraySlice<UInt8>, at offset: UInt64, _ place: Int, _ index: Int, _ run: Int
+        _ bytes: ScatterList, at offset: UInt64, _ place: Int, _ index: Int, _ run: Int
     ) throws -> Int {
         let (host, count) = try allocate(upTo: run)
         let inCluster = Int(offset & clusterMask)
@@ -174,7 +170,7 @@ extension Qcow2Volume {
             if isFresh(host), try leavesZeroes(around: part.count, at: offset, place, index, count) {
                 try write(part, at: host + UInt64(inCluster))
             } else {
-                try write(try whole(part, at: offset, count)[...], at: host)
+                try write(try whole(part, at: offset, count), at: host)
             }
         } catch {
             giveBack(host, count)
@@ -218,17 +214,17 @@ extension Qcow2Volume {
     }
 
     /// The bytes with what stands beside them in the guest's clusters.
-    private mutating func whole(_ bytes: ArraySlice<UInt8>, at offset: UInt64, _ count: Int) throws -> [UInt8] {
+    private mutating func whole(_ bytes: ScatterList, at offset: UInt64, _ count: Int) throws -> ScatterList {
         let start = offset & ~clusterMask
         let head = Int(offset - start)
         let total = count << header.clusterBits
-        if head == 0 && bytes.count == total { return Array(bytes) }
-        var buffer = [UInt8](repeating: 0, count: total)
+        if head == 0 && bytes.count == total { return bytes }
+        let buffer = ScatterList(count: total)
         let end = head + bytes.count
-        if head > 0 { try read(at: start, into: &buffer, 0..<head) }
+        if head > 0 { try read(at: start, into: buffer.prefix(head)) }
         let known = Int(min(UInt64(total), byteCount - start))
-        if end < known { try read(at: start + UInt64(end), into: &buffer, end..<known) }
-        buffer.replaceSubrange(head..<end, with: bytes)
+        if end < known { try read(at: start + UInt64(end), into: buffer[end..<known]) }
+        buffer[head..<end].store(bytes.load())
         return buffer
     }
 

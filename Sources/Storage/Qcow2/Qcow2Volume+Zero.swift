@@ -1,4 +1,5 @@
 // Giving room back, and making ranges read as zeroes without writing them.
+internal import HostOS
 
 extension Qcow2Volume {
     /// Gives the whole clusters in a range back. What they read as afterwards is zeroes, never what the base has.
@@ -26,7 +27,7 @@ extension Qcow2Volume {
         while place < range.upperBound {
             let extent = try extent(at: place, limit: range.upperBound - place)
             if !extent.isZero {
-                try write(guest: [UInt8](repeating: 0, count: Int(extent.length))[...], at: place)
+                try write(guest: ScatterList(count: Int(extent.length)), at: place)
             }
             place += extent.length
         }
@@ -68,7 +69,7 @@ extension Qcow2Volume {
                 try releaseContent(of: entry)
             } else if mustBeZero {
                 let count = Int(min(UInt64(clusterSize), byteCount - offset))
-                try write(guest: [UInt8](repeating: 0, count: count)[...], at: offset)
+                try write(guest: ScatterList(count: count), at: offset)
             }
             return
         }

@@ -10,6 +10,7 @@
 //   4. refcounts of what is no longer referred to, once that is durable: with the next round
 //
 // A process that is killed, or a host that loses power, leaves at worst clusters that are counted and unused.
+internal import HostOS
 
 /// What an open qcow2 image consists of; `Qcow2Image` locks it.
 struct Qcow2Volume: Sendable {
@@ -186,12 +187,15 @@ struct Qcow2Volume: Sendable {
     }
 
     /// Writes to the file, and notes how far it reaches.
-    mutating func write(_ bytes: ArraySlice<UInt8>, at offset: UInt64) throws {
+    mutating func write(_ list: ScatterList, at offset: UInt64) throws {
+        highWater = max(highWater, offset &+ UInt64(list.count))
+        try file.write(list, at: offset)
+    }
+
+    mutating func write(_ bytes: [UInt8], at offset: UInt64) throws {
         highWater = max(highWater, offset &+ UInt64(bytes.count))
         try file.write(bytes, at: offset)
     }
-
-    mutating func write(_ bytes: [UInt8], at offset: UInt64) throws { try write(bytes[...], at: offset) }
 
     /// Notes that clusters lose a reference, once the tables that say so are durable.
     mutating func release(_ offset: UInt64, _ length: UInt64) {

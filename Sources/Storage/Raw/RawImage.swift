@@ -1,5 +1,5 @@
 // A raw disk image: a file or a block device, byte for byte.
-internal import HostOS
+public import HostOS
 
 /// A raw disk image, locked for as long as it is open.
 ///
@@ -55,25 +55,43 @@ public final class RawImage: DiskImage {
         }
     }
 
-    /// Fills `range` of an array from `offset`.
-    public func read(at offset: UInt64, into bytes: inout [UInt8], _ range: Range<Int>) throws {
-        try checkRange(offset, UInt64(range.count))
-        guard try file.read(at: offset, into: &bytes, range) == range.count || roundsUp else {
+    /// Fills memory from `offset`.
+    public func read(at offset: UInt64, into list: ScatterList) throws {
+        try checkRange(offset, UInt64(list.count))
+        guard try file.read(at: offset, into: list) == list.count || roundsUp else {
             throw StorageError(.outOfRange, "disk \(path): has shrunk while in use")
         }
     }
 
-    /// Writes bytes at `offset`.
-    public func write(_ bytes: ArraySlice<UInt8>, at offset: UInt64) throws {
-        try check(offset, UInt64(bytes.count))
-        if isGuessed && offset < 512 { try refuseDisguise(bytes, at: Int(offset)) }
-        try file.write(bytes, at: offset)
+    /// Where it is in the file; the first sector is written by `write`, which looks at it.
+    public func place(of list: ScatterList, at offset: UInt64, forWriting: Bool) throws -> FilePlace? {
+        if forWriting {
+            try check(offset, UInt64(list.count))
+            if isGuessed && offset < 512 { return nil }
+        } else {
+            try checkRange(offset, UInt64(list.count))
+        }
+        return file.place(of: list, at: offset)
     }
 
-    private func refuseDisguise(_ bytes: ArraySlice<UInt8>, at offset: Int) throws {
+    /// Writes memory at `offset`.
+    public func write(_ list: ScatterList, at offset: UInt64) throws {
+        try check(offset, UInt64(list.count))
+        var (place, rest) = (offset, list)
+        if isGuessed && offset < 512 {
+            // A copy: what is looked at is what is written.
+            let bytes = list.prefix(512 - Int(offset)).load()
+            try refuseDisguise(bytes, at: Int(offset))
+            try file.write(bytes, at: offset)
+            place += UInt64(bytes.count)
+            rest = list.dropFirst(bytes.count)
+        }
+        if rest.count > 0 { try file.write(rest, at: place) }
+    }
+
+    private func refuseDisguise(_ bytes: [UInt8], at offset: Int) throws {
         var sector = try read(at: 0, count: 512)
-        let part = bytes.prefix(512 - offset)
-        sector.replaceSubrange(offset..<offset + part.count, with: part)
+        sector.replaceSubrange(offset..<offset + bytes.count, with: bytes)
         let disguise = DiskFormat.detect(sector)
         guard disguise == .raw else {
             throw StorageError(

@@ -72,9 +72,7 @@ extension SharedFolder {
         case .read:
             let count = min(Int(try request.word()), room, Self.mostBytes)
             guard count > 0 else { return reply }
-            var bytes = [UInt8](repeating: 0, count: count)
-            let got = try open.file.read(at: offset, into: &bytes, 0..<count)
-            reply.data(bytes[..<got])
+            reply.data(try open.file.read(at: offset, count: count)[...])
         case .write:
             let count = Int(try request.word())
             try request.skip(20)

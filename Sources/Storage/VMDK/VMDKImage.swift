@@ -5,6 +5,7 @@
 //   parentCID=ffffffff            no image before this one
 //   createType="monolithicSparse"
 //   RW 8192 SPARSE "name.vmdk"    access, sectors, type (SPARSE, FLAT, ZERO), file, sector in it
+internal import HostOS
 
 /// A VMDK image's descriptor.
 struct VMDKDescriptor: Equatable {
@@ -125,17 +126,16 @@ final class VMDKImage: ReadOnlyDiskImage {
         return .image(image, start)
     }
 
-    /// Fills `range` of an array from `offset`.
-    func read(at offset: UInt64, into bytes: inout [UInt8], _ range: Range<Int>) throws {
-        try checkRange(offset, UInt64(range.count))
-        for extent in extents where extent.start < offset + UInt64(range.count) && offset < extent.end {
+    /// Fills memory from `offset`.
+    func read(at offset: UInt64, into list: ScatterList) throws {
+        try checkRange(offset, UInt64(list.count))
+        for extent in extents where extent.start < offset + UInt64(list.count) && offset < extent.end {
             let start = max(extent.start, offset)
-            let count = Int(min(extent.end, offset + UInt64(range.count)) - start)
-            let first = range.lowerBound + Int(start - offset)
+            let count = Int(min(extent.end, offset + UInt64(list.count)) - start)
+            let part = list.dropFirst(Int(start - offset)).prefix(count)
             switch extent.content {
-            case .zero: for index in first..<first + count { bytes[index] = 0 }
-            case .image(let image, let place):
-                try image.read(at: start - extent.start + place, into: &bytes, first..<first + count)
+            case .zero: part.zero()
+            case .image(let image, let place): try image.read(at: start - extent.start + place, into: part)
             }
         }
     }

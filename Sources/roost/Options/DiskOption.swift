@@ -3,8 +3,8 @@ internal import ArgumentParser
 internal import Machine
 internal import Storage
 
-/// FILE[,readonly][,snapshot][,internal=NAME][,bus=virtio|scsi][,cache=MODE][,on-error=report|pause][,queues=NUMBER]
-/// [,format=FORMAT][,iops=NUMBER][,bps=SIZE].
+/// FILE[,readonly][,snapshot][,internal=NAME][,bus=virtio|scsi][,cache=MODE][,on-error=report|pause]
+/// [,aio=threads|io_uring][,queues=NUMBER][,format=FORMAT][,iops=NUMBER][,bps=SIZE].
 ///
 /// What follows the file is taken from the end as far as it makes sense, so that a file's name may have commas.
 struct DiskOption: ExpressibleByArgument {
@@ -15,6 +15,7 @@ struct DiskOption: ExpressibleByArgument {
         var options = DiskOptions()
         var bus = DiskBus.virtio
         var errorPolicy = DiskErrorPolicy.report
+        var transfers: DiskTransfers?
         var queues: Int?
         var limits = DiskLimits()
         while let comma = path.lastIndex(of: ",") {
@@ -35,6 +36,9 @@ struct DiskOption: ExpressibleByArgument {
             } else if word.hasPrefix("on-error=") {
                 guard let policy = DiskErrorPolicy(rawValue: String(word.dropFirst(9))) else { return nil }
                 errorPolicy = policy
+            } else if word.hasPrefix("aio=") {
+                guard let kind = DiskTransfers(rawValue: String(word.dropFirst(4))) else { return nil }
+                transfers = kind
             } else if word.hasPrefix("queues=") {
                 guard let count = Int(word.dropFirst(7)), 1...32 ~= count else { return nil }
                 queues = count
@@ -55,6 +59,7 @@ struct DiskOption: ExpressibleByArgument {
         if path.isEmpty { return nil }
         value = DiskConfiguration(path: String(path), options: options, bus: bus)
         value.errorPolicy = errorPolicy
+        value.transfers = transfers
         value.queues = queues
         value.limits = limits
     }

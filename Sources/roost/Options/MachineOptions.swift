@@ -46,7 +46,7 @@ struct MachineOptions: ParsableArguments {
     @Option(
         help: """
             A disk image or NBD URI as FILE[,readonly][,snapshot][,bus=virtio|scsi]\
-            [,cache=writeback|writethrough|none|unsafe][,on-error=report|pause][,queues=NUMBER][,format=FORMAT]\
+            [,cache=writeback|writethrough|none|unsafe][,on-error=report|pause][,aio=threads|io_uring][,queues=NUMBER][,format=FORMAT]\
             [,iops=NUMBER][,bps=SIZE]; repeatable.
             """)
     var disk: [DiskOption] = []
