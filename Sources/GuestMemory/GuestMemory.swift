@@ -93,8 +93,9 @@ public final class GuestMemory: @unchecked Sendable {
     /// One count for each page up to `limit`, raised by every write to a page marked `.code`: stale code is recognized by it.
     public let codeVersions: UnsafeMutablePointer<UInt32>
 
-    /// Lays out `size` bytes of RAM (a page multiple): below 3 GiB, the rest from 4 GiB.
-    public init(size: UInt64) throws(HostError) {
+    /// Lays out `size` bytes of RAM (a page multiple): below 3 GiB, the rest from 4 GiB; in huge pages, where they are
+    /// asked for and the host has some.
+    public init(size: UInt64, hugePages: Bool = false) throws(HostError) {
         ramSize = size
         let low = min(size, Self.holeStart)
         let high = size - low
@@ -103,6 +104,10 @@ public final class GuestMemory: @unchecked Sendable {
         shared = try SharedMemory(name: "guest-ram", size: Int(size + 0x100_0000), span: Int(limit))
         try shared.map(offset: 0, fileOffset: 0, length: Int(low))
         try shared.map(offset: Int(Self.highStart), fileOffset: Int(low), length: Int(high))
+        if hugePages {
+            try shared.useHugePages(offset: 0, length: Int(low))
+            try shared.useHugePages(offset: Int(Self.highStart), length: Int(high))
+        }
         base = shared.base.assumingMemoryBound(to: UInt8.self)
         let pages = Int(limit / Self.pageSize)
         guard

@@ -9,7 +9,7 @@
 //   0x0E9              debug console
 //   0x3F8              COM1, IRQ 4
 //   0x510              fw_cfg
-//   0x600              ACPI power management, GSI 9
+//   0x600              ACPI power management, GSI 9          GSI 20: ACPI's generic event device
 //   0xCF8 0xCFC        PCI configuration, reset at 0xCF9
 package import DeviceModel
 package import Devices
@@ -37,6 +37,7 @@ package final class Board: Sendable {
     private let rtc: RTC
     private let keyboard: I8042
     private let resetControl: ResetControl
+    let generation: GenerationID
     let bridge: PCIHostBridge
     private let lint0 = LINT0Line()
     private let post = PostPort()
@@ -71,6 +72,9 @@ package final class Board: Sendable {
             keyboardLine: router.line(isaIRQ: 1), mouseLine: router.line(isaIRQ: 12), power: power)
         serial = Serial16550A(line: router.line(isaIRQ: 4), output: output)
         acpi = ACPIPower(door: door, line: router.line(gsi: ACPIPower.interrupt), power: power)
+        generation = GenerationID(
+            at: GuestPhysicalAddress(BoardLayout.generationID), memory: memory, door: door,
+            line: router.line(gsi: BoardLayout.eventInterrupt))
         firmware = FirmwareConfig(memory: memory, cpuCount: configuration.processors)
         firmware.add(file: "etc/e820", MemoryMapEntry.bytes(MemoryMapEntry.map(ramSize: memory.ramSize)))
         resetControl = ResetControl(power: power)
@@ -130,6 +134,7 @@ package final class Board: Sendable {
             ("router", router), ("pic8259", pic), ("ioAPIC", ioAPIC), ("pit8254", pit), ("rtc", rtc),
             ("keyboard", keyboard), ("serial", serial), ("acpiPower", acpi), ("firmwareConfig", firmware),
             ("postPort", post), ("debugConsole", debugConsole), ("resetControl", resetControl),
+            ("generationID", generation),
         ]
         for (slot, device) in bridge.devices {
             if let device = device as? any Saveable { all.append(("pci\(slot)", device)) }
@@ -142,6 +147,7 @@ package final class Board: Sendable {
         bridge.assignResources()
         let tables = ACPITables(processors: processors).build(at: BoardLayout.acpiTables)
         try memory.write(tables, at: GuestPhysicalAddress(BoardLayout.acpiTables))
+        generation.place()
     }
 }
 

@@ -33,7 +33,7 @@ public final class Machine: Sendable {
         HostMemory.keepHeapSmall()
         try Self.check(configuration)
         do {
-            memory = try GuestMemory(size: configuration.memory)
+            memory = try GuestMemory(size: configuration.memory, hugePages: configuration.usesHugePages)
         } catch {
             throw MachineError(.memory, "\(sizeInWords(configuration.memory)) of memory: \(error.reason)")
         }
@@ -58,7 +58,7 @@ public final class Machine: Sendable {
         board = Board(
             configuration, memory: memory, door: door, power: processor, tscFrequency: processor.tscFrequency,
             output: { [console] in console.write($0) })
-        backends = try board.connect(configuration, door: door)
+        backends = try board.connect(configuration, door: door) { [activity] in activity.note($0) }
         board.serial.onInputDrained { [console] in console.portDrained() }
         moveNow =
             if let interval = configuration.movesEveryMilliseconds {
@@ -94,6 +94,7 @@ public final class Machine: Sendable {
         } else {
             try start(try load())
         }
+        activity.react { [weak self] in self?.react(to: $0) }
     }
 
     deinit { takeApart() }
@@ -134,6 +135,9 @@ public final class Machine: Sendable {
         }
         guard configuration.memory % 4096 == 0 else {
             throw MachineError(.memory, "\(configuration.memory) bytes of memory: not a multiple of 4 KiB")
+        }
+        if configuration.usesHugePages, let obstacle = SharedMemory.obstacleToHugePages {
+            throw MachineError(.memory, "huge pages: \(obstacle)")
         }
         let host = HostMemory.total
         guard configuration.memory <= host else {

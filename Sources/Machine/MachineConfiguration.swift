@@ -76,6 +76,12 @@ public struct MachineConfiguration: Sendable {
     public var drives: [String?] = []
     /// Network cards, in the order of their slots.
     public var networks = [NetworkConfiguration(.user(forwards: []))]
+    /// What a panic of the guest's kernel does.
+    public var onPanic: PanicAction = .none
+    /// What the end of the guest's watchdog does; nil: there is no watchdog.
+    public var watchdog: WatchdogAction?
+    /// Whether memory is to be in huge pages of the host's.
+    public var usesHugePages = false
     /// Folders of the host that the guest mounts.
     public var folders: [FolderConfiguration] = []
     /// Sockets between guest and host; nil: none.
@@ -164,6 +170,8 @@ public enum MachineOutcome: Sendable, Equatable {
     case debugExit(status: Int32)
     /// The user ended it from the console.
     case ended
+    /// The guest's kernel panicked, which was to be the end.
+    case panicked
     /// A triple fault, with the report.
     case tripleFault(report: String)
     /// The engine can't go on, with the report.

@@ -273,6 +273,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
         case .powerOff: return .poweredOff
         case .reset: return .reset
         case .debugExit(let status): return .debugExit(status: status)
+        case .panic: return .panicked
         }
     }
 

@@ -7,7 +7,8 @@
 //   FADT   PM1a event 0x600 and control 0x604, PM timer 0x608, GPE none, SCI 9, reset by 6 to port 0xCF9
 //   MADT   local APICs 0…n-1, I/O APIC 0 at GSI 0, ISA 0 on GSI 2, SCI level and active high, NMI on LINT1
 //   MCFG   configuration space of bus 0
-//   DSDT   PCI root with windows and interrupt routing, power-off state, COM1, RTC, i8042, motherboard resources
+//   DSDT   PCI root with windows and interrupt routing, power-off state, COM1, RTC, i8042, motherboard resources,
+//          generation ID, generic event device
 
 /// Builds the tables for one board.
 package struct ACPITables {
@@ -185,7 +186,9 @@ package struct ACPITables {
         let body: [AML] = [
             .define("\\_S5", .package(sleep.map { AML.integer($0) })),
             .scope(
-                "\\_SB", [.device("PCI0", root), motherboard, serial, realTimeClock, keyboard, mouse] + cores),
+                "\\_SB",
+                [.device("PCI0", root), motherboard, serial, realTimeClock, keyboard, mouse, generation, events] + cores
+            ),
         ]
         return AML(body).bytes
     }
@@ -222,6 +225,31 @@ package struct ACPITables {
             [
                 .define("_HID", .eisaID("PNP0B00")),
                 .define("_CRS", .resources([AML.ports(0x70, count: 2), AML.interrupt(8)])),
+            ])
+    }
+
+    /// Microsoft, Virtual Machine Generation ID (2012): the address of the number, in halves.
+    private var generation: AML {
+        .device(
+            "VGEN",
+            [
+                .define("_HID", .string("QEMUVGID")), .define("_CID", .string("VM_Gen_Counter")),
+                .define("_DDN", .string("VM_Gen_Counter")),
+                .define("ADDR", .package([.integer(BoardLayout.generationID), .integer(0)])),
+            ])
+    }
+
+    /// The generic event device, whose interrupt tells that the generation ID has changed.
+    ///
+    /// - Spec: ACPI 6.5, 5.6.9.
+    private var events: AML {
+        .device(
+            "GED_",
+            [
+                .define("_HID", .string("ACPI0013")), .define("_UID", .integer(0)),
+                // Edge-triggered, active high, exclusive.
+                .define("_CRS", .resources([AML.globalInterrupt(UInt32(BoardLayout.eventInterrupt), flags: 0x03)])),
+                .handler("_EVT", [.notify("\\_SB.VGEN", 0x80)]),
             ])
     }
 

@@ -58,6 +58,12 @@ package struct AML: Equatable, Sendable {
     package static func package(_ elements: [AML]) -> AML { block([0x12], [UInt8(elements.count & 255)], elements) }
     /// Method (name, 0, NotSerialized) { … }
     package static func method(_ path: String, _ body: [AML]) -> AML { block([0x14], name(path) + [0], body) }
+    /// Method (name, 1, Serialized) { … }
+    package static func handler(_ path: String, _ body: [AML]) -> AML { block([0x14], name(path) + [0x09], body) }
+    /// Notify (object, value)
+    package static func notify(_ path: String, _ value: UInt64) -> AML {
+        AML(raw: [0x86] + name(path) + integer(value).bytes)
+    }
     /// Return (value)
     package static func returning(_ value: AML) -> AML { AML(raw: [0xA4] + value.bytes) }
 

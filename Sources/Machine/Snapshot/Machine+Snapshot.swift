@@ -176,5 +176,7 @@ extension Machine {
         for (processor, file) in zip(processors, code) {
             if let file { _ = processor.engine?.restoreTranslations(from: file, memory: snapshot.memorySum) }
         }
+        // The state is an earlier one, or another machine's too: what must be unique has to be made anew.
+        board.generation.change()
     }
 }

@@ -57,6 +57,7 @@ public struct WarmImage: Sendable {
             processors \(configuration.processors) \(configuration.cpuModel ?? "host")
             disks \(configuration.disks.map(\.path))
             networks \(cards)
+            watchdog \(configuration.watchdog.map(\.rawValue) ?? "")
 
             """
     }

@@ -76,6 +76,15 @@ struct MachineOptions: ParsableArguments {
     @Option(help: "User data for cloud-init in the guest, on a disk of its own (NoCloud).", completion: .file())
     var cloudInit: String?
 
+    @Option(help: "What a panic of the guest's kernel does, beside being told.")
+    var onPanic: PanicAction = .none
+
+    @Option(help: "A watchdog (i6300ESB), and what it does if the guest doesn't feed it, beside telling.")
+    var watchdog: WatchdogAction?
+
+    @Flag(help: "Put the guest's memory into huge pages, where the host has them for shared memory.")
+    var hugePages = false
+
     @Option(help: "A port whose writes of v end Roost with status (v << 1) | 1.")
     var debugExit: PortNumber?
 
@@ -116,6 +125,9 @@ struct MachineOptions: ParsableArguments {
         configuration.networks = try networks()
         configuration.sockets = vsock?.value ?? (clock == .host ? VsockConfiguration() : nil)
         configuration.folders = share.map(\.value)
+        configuration.onPanic = onPanic
+        configuration.watchdog = watchdog
+        configuration.usesHugePages = hugePages
         configuration.debugExitPort = debugExit?.value
         configuration.hasTestDevice = testDevice
         configuration.rebootsOnReset = !noReboot
