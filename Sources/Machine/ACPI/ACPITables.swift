@@ -233,7 +233,7 @@ package struct ACPITables {
         .device(
             "VGEN",
             [
-                .define("_HID", .string("QEMUVGID")), .define("_CID", .string("VM_Gen_Counter")),
+                .define("_HID", .string("ROST0001")), .define("_CID", .string("VM_Gen_Counter")),
                 .define("_DDN", .string("VM_Gen_Counter")),
                 .define("ADDR", .package([.integer(BoardLayout.generationID), .integer(0)])),
             ])
