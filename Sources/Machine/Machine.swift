@@ -19,6 +19,9 @@ public final class Machine: Sendable {
     let activity = MachineActivity()
     let backends: Backends
     let gate = PauseGate()
+    let choice: EngineChoice
+    /// Held while processors come or go.
+    let processorChanges = Mutex(())
     /// The host's counter when the machine was paused; nil while it runs.
     let pausedAt = Mutex<UInt64?>(nil)
     private let moveNow: Alternation?
@@ -42,8 +45,8 @@ public final class Machine: Sendable {
         } catch {
             throw MachineError(.host, "\(error)")
         }
-        let choice = try EngineChoice(configuration)
-        let count = configuration.processors
+        choice = try EngineChoice(configuration)
+        let count = configuration.mostProcessors
         let code = choice.kind == .translator ? configuration.snapshot?.openTranslations(count) ?? [] : []
         processors = (0..<count).map { [memory, door] number in
             Processor(number: number, of: count, memory: memory, door: door, trace: configuration.trace)
@@ -82,7 +85,10 @@ public final class Machine: Sendable {
         for processor in processors {
             processor.gate = gate
             processor.prepare(choice)
-            processor.connect(engine: try processor.makeEngine(choice, configuration, board: board), board: board)
+            processor.isPresent = processor.cpu.id < configuration.processors
+            processor.connect(
+                engine: processor.isPresent ? try processor.makeEngine(choice, configuration, board: board) : nil,
+                board: board)
         }
         processor.mover = { [unowned processor, board, configuration] (kind) throws(MachineError) in
             var next = choice
@@ -94,6 +100,7 @@ public final class Machine: Sendable {
         } else {
             try start(try load())
         }
+        board.events.onEject { [weak self] in self?.removeProcessor($0) }
         activity.react { [weak self] in self?.react(to: $0) }
     }
 
@@ -114,14 +121,16 @@ public final class Machine: Sendable {
     }
 
     private static func check(_ configuration: MachineConfiguration) throws(MachineError) {
-        guard 1...64 ~= configuration.processors else {
-            throw MachineError(.processor, "\(configuration.processors) processors: there can be 1 to 64")
+        guard 1...64 ~= configuration.processors, 1...64 ~= configuration.mostProcessors else {
+            throw MachineError(
+                .processor,
+                "\(configuration.processors) processors, at most \(configuration.mostProcessors): there can be 1 to 64")
         }
-        guard configuration.processors == 1 || (configuration.clock == .host && configuration.engine != .lockstep)
+        guard configuration.mostProcessors == 1 || (configuration.clock == .host && configuration.engine != .lockstep)
         else {
             throw MachineError(.processor, "virtual time and lockstep are for machines with one processor")
         }
-        guard configuration.processors == 1 || configuration.movesEveryMilliseconds == nil else {
+        guard configuration.mostProcessors == 1 || configuration.movesEveryMilliseconds == nil else {
             throw MachineError(.processor, "moving between engines is for machines with one processor")
         }
         guard configuration.clock == .host || configuration.networks.isEmpty else {

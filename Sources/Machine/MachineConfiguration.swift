@@ -68,6 +68,10 @@ public struct MachineConfiguration: Sendable {
     public var balloon: UInt64 = 0
     /// Number of processors, 1 to 64.
     public var processors = 1
+    /// Number of processors that it can have while it runs; nil: those that it has.
+    public var maximumProcessors: Int?
+    /// The greater of the two.
+    var mostProcessors: Int { max(processors, maximumProcessors ?? 1) }
     /// Bytes of RAM.
     public var memory: UInt64 = 512 << 20
     /// Disks, in the order of their slots.

@@ -137,19 +137,40 @@ import Testing
         }
     }
 
-    @Test func `a generation ID stands in memory, and a change is told by an edge`() throws {
+    @Test func `a generation ID stands in memory, and is another one when it is changed`() throws {
         let memory = try GuestMemory(size: 16 << 20)
-        let line = RecordingLine()
         let address = GuestPhysicalAddress(0xF_F000)
-        let id = GenerationID(at: address, memory: memory, door: door, line: line)
+        let id = GenerationID(at: address, memory: memory, door: door)
         id.place()
         let first = id.bytes
         #expect(try memory.read(address, length: 16) == first && first.count == 16)
         let state = id.saveState()
         id.change()
         #expect(try memory.read(address, length: 16) == id.bytes && id.bytes != first)
-        #expect(!line.level)
         try id.restoreState(state)
         #expect(id.bytes == first)
+    }
+
+    @Test func `the event block tells each thing once, and no processor goes that may not`() throws {
+        let ports = Bus()
+        let line = RecordingLine()
+        let block = EventBlock(processors: 2, of: 40, line: line)
+        block.attach(to: ports)
+        func read(_ offset: UInt64) -> UInt64 { ports.read(0x620 + offset, size: 4) }
+        block.onEject { [ends] number in ends.add([UInt8(number)]) }
+        block.add(1 << 2 | 1 << 39 | 1 << 63)
+        #expect(read(0) == 2 && read(0) == 0 && !line.level)
+        #expect(read(4) == 7 && read(8) == 1 << 7)
+        #expect(read(0xC) == 4 && read(0xC) == 0 && read(0x10) == 1 << 7)
+        block.askFor(1 | 1 << 1 | 1 << 5)
+        block.tell(.generation)
+        #expect(read(0) == 3 && read(0x14) == 2 && read(0x18) == 0)
+        for number in [0, 5, 39, 39, 64, 1 << 32] as [UInt64] { ports.write(0x63C, size: 4, value: number) }
+        #expect(ends.all == [[39]] && block.present == 7)
+        let state = block.saveState()
+        let other = EventBlock(processors: 1, of: 40, line: line)
+        try other.restoreState(state)
+        #expect(other.present == 7)
+        #expect(throws: StateError.self) { try EventBlock(processors: 1, of: 2, line: line).restoreState(state) }
     }
 }

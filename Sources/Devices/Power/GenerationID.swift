@@ -1,7 +1,7 @@
 // The generation of a virtual machine: a number in the guest's memory that is another one after the machine was copied or
 // taken back to an earlier state. Microsoft, Virtual Machine Generation ID (2012).
 //
-// 16 bytes of reserved memory, whose address the ACPI device tells; a change is told by an edge of an interrupt line.
+// 16 bytes of reserved memory, whose address the ACPI device tells; a change is an event of the event block.
 public import DeviceModel
 public import GuestMemory
 internal import Synchronization
@@ -20,16 +20,14 @@ public final class GenerationID: Saveable, Sendable {
 
     private let memory: GuestMemory
     private let address: GuestPhysicalAddress
-    private let line: any InterruptLine
     private let door: any Door
     private let contents: Mutex<State>
 
-    /// Keeps a random number at an address; `line` tells of changes.
-    public init(at address: GuestPhysicalAddress, memory: GuestMemory, door: any Door, line: any InterruptLine) {
+    /// Keeps a random number at an address.
+    public init(at address: GuestPhysicalAddress, memory: GuestMemory, door: any Door) {
         self.memory = memory
         self.address = address
         self.door = door
-        self.line = line
         contents = Mutex(State(bytes: door.randomBytes(Self.length)))
     }
 
@@ -39,11 +37,10 @@ public final class GenerationID: Saveable, Sendable {
     /// Writes the number where the guest will look for it: after memory was cleared.
     public func place() { try? memory.write(bytes, at: address) }
 
-    /// Gives the machine another random number, and tells the guest; for a machine that stands still.
+    /// Gives the machine another random number; for a machine that stands still.
     public func change() {
         contents.withLock { $0.bytes = door.randomBytes(Self.length) }
         place()
-        line.pulse()
     }
 
     /// Takes the state.

@@ -12,13 +12,18 @@
 
 /// Builds the tables for one board.
 package struct ACPITables {
-    /// Number of processors.
-    package var processors: Int
+    /// The processors that are there, a bit each.
+    package var present: UInt64
+    /// Number of processors that there can be.
+    package var possible: Int
     /// Slots on PCI bus 0.
     package var slots = 32
 
-    /// Tables for a board with so many processors.
-    package init(processors: Int) { self.processors = processors }
+    /// Tables for a board with these processors.
+    package init(present: UInt64, possible: Int) {
+        self.present = present
+        self.possible = possible
+    }
 
     /// The interrupt input that a slot's pin (0 for INTA) is wired to.
     package static func gsi(slot: Int, pin: Int) -> UInt32 { UInt32(16 + (slot + pin) & 3) }
@@ -132,9 +137,10 @@ package struct ACPITables {
         var body: [UInt8] = []
         body.append(little: UInt32(truncatingIfNeeded: BoardLayout.localAPIC))
         body.append(little: UInt32(1))  // PCAT_COMPAT: 8259s are there
-        for id in 0..<UInt8(clamping: processors) {
+        for id in 0..<UInt8(clamping: possible) {
             body += [0, 8, id, id]
-            body.append(little: UInt32(1))
+            // Enabled, or online capable: it may come later.
+            body.append(little: UInt32(present >> UInt64(id) & 1 != 0 ? 1 : 2))
         }
         body += [1, 12, 0, 0]
         body.append(little: UInt32(truncatingIfNeeded: BoardLayout.ioAPIC))
@@ -176,18 +182,13 @@ package struct ACPITables {
             .define("_UID", .integer(0)), .define("_SEG", .integer(0)), .define("_BBN", .integer(0)),
             .define("_CRS", .resources(windows)), .define("_PRT", .package(routes)),
         ]
-        var cores: [AML] = []
-        for id in 0..<processors {
-            let digits = "00" + String(id, radix: 16, uppercase: true)
-            let name = "C" + digits.suffix(3)
-            cores.append(.device(name, [.define("_HID", .string("ACPI0007")), .define("_UID", .integer(UInt64(id)))]))
-        }
         let sleep: [UInt64] = [UInt64(Self.softOffType), 0, 0, 0]
         let body: [AML] = [
             .define("\\_S5", .package(sleep.map { AML.integer($0) })),
             .scope(
                 "\\_SB",
-                [.device("PCI0", root), motherboard, serial, realTimeClock, keyboard, mouse, generation, events] + cores
+                [.device("PCI0", root), motherboard, serial, realTimeClock, keyboard, mouse, generation]
+                    + eventRegisters + processorDevices + [events]
             ),
         ]
         return AML(body).bytes
@@ -206,6 +207,7 @@ package struct ACPITables {
                             UInt32(truncatingIfNeeded: BoardLayout.configurationBase),
                             length: UInt32(truncatingIfNeeded: BoardLayout.configurationLength)),
                         AML.ports(BoardLayout.acpiPorts, count: 16),
+                        AML.ports(BoardLayout.eventPorts, count: 0x20),
                     ])),
             ])
     }
@@ -236,20 +238,6 @@ package struct ACPITables {
                 .define("_HID", .string("ROST0001")), .define("_CID", .string("VM_Gen_Counter")),
                 .define("_DDN", .string("VM_Gen_Counter")),
                 .define("ADDR", .package([.integer(BoardLayout.generationID), .integer(0)])),
-            ])
-    }
-
-    /// The generic event device, whose interrupt tells that the generation ID has changed.
-    ///
-    /// - Spec: ACPI 6.5, 5.6.9.
-    private var events: AML {
-        .device(
-            "GED_",
-            [
-                .define("_HID", .string("ACPI0013")), .define("_UID", .integer(0)),
-                // Edge-triggered, active high, exclusive.
-                .define("_CRS", .resources([AML.globalInterrupt(UInt32(BoardLayout.eventInterrupt), flags: 0x03)])),
-                .handler("_EVT", [.notify("\\_SB.VGEN", 0x80)]),
             ])
     }
 

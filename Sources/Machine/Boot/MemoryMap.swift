@@ -26,6 +26,8 @@ package enum BoardLayout {
     package static let acpiTablesEnd: UInt64 = 0x10_0000
     /// The generation ID, in the last page of that area.
     package static let generationID: UInt64 = 0xF_F000
+    /// Base of the event block's ports.
+    package static let eventPorts: UInt16 = 0x620
     /// GSI of ACPI's generic event device.
     package static let eventInterrupt = 20
     /// Local APIC registers.

@@ -90,7 +90,7 @@ extension Machine {
         let sums = capture.sums
         let manifest = SnapshotManifest(
             created: Date().formatted(.iso8601), memory: memory.ramSize, pages: sums.count { $0 != 0 },
-            processors: processors.count, model: processors[0].cpu.model.name)
+            processors: processorCount, model: processors[0].cpu.model.name)
         do { try file.synchronize() } catch {
             throw MachineError(.state, "the snapshot's memory can't be written: \(error)")
         }
@@ -173,10 +173,12 @@ extension Machine {
         }
         door.close()
         try restoreState(snapshot.state)
+        try adoptProcessors()
         for (processor, file) in zip(processors, code) {
             if let file { _ = processor.engine?.restoreTranslations(from: file, memory: snapshot.memorySum) }
         }
         // The state is an earlier one, or another machine's too: what must be unique has to be made anew.
         board.generation.change()
+        board.events.tell(.generation)
     }
 }

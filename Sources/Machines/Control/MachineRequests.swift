@@ -26,6 +26,15 @@ public struct ByteCountParameters: Codable, Sendable {
     public init(bytes: UInt64) { self.bytes = bytes }
 }
 
+/// A number of things.
+public struct CountParameters: Codable, Sendable {
+    /// How many.
+    public var count: Int
+
+    /// A number.
+    public init(count: Int) { self.count = count }
+}
+
 /// A name.
 public struct NameParameters: Codable, Sendable {
     /// The name.
@@ -51,6 +60,8 @@ public enum MachineRequest {
     public static let end = "end"
     /// Asks the guest to give back memory: `ByteCountParameters`.
     public static let balloon = "balloon"
+    /// Gives the guest so many processors, or asks for some: `CountParameters`.
+    public static let setProcessors = "set-processors"
     /// Streams the console, from so many bytes back (`ByteCountParameters`); input goes to the guest.
     public static let console = "console"
     /// Forwards one more port of the host: `ForwardConfiguration`.
@@ -106,6 +117,10 @@ public enum MachineRequest {
             },
             balloon: { call in
                 machine.setBalloon(try call.parameters(ByteCountParameters.self).bytes)
+                return .done
+            },
+            setProcessors: { call in
+                try stored.setProcessors(try call.parameters(CountParameters.self).count, of: machine)
                 return .done
             },
             console: { call in

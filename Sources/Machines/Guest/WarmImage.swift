@@ -54,7 +54,7 @@ public struct WarmImage: Sendable {
         return """
             image \(image.disk) \(attributes[.systemFileNumber] ?? 0) \(changed) \(attributes[.size] ?? 0)
             memory \(configuration.memory)
-            processors \(configuration.processors) \(configuration.cpuModel ?? "host")
+            processors \(configuration.processors) \(configuration.maximumProcessors ?? 0) \(configuration.cpuModel ?? "host")
             disks \(configuration.disks.map(\.path))
             networks \(cards)
             watchdog \(configuration.watchdog.map(\.rawValue) ?? "")

@@ -24,8 +24,8 @@ struct MachineOptions: ParsableArguments {
     @Option(help: "The processor's model (default: what the host has, without AVX-512).")
     var cpu: String?
 
-    @Option(help: "Number of processors.")
-    var cpus: Int = 1
+    @Option(help: "Number of processors: N[,max=M]; up to M can be added while the machine runs ('roost set').")
+    var cpus: ProcessorsOption = ProcessorsOption(count: 1)
 
     @Option(help: "Memory: bytes, or a number with K, M or G.")
     var memory: MemorySize = MemorySize(bytes: 512 << 20)
@@ -116,7 +116,7 @@ struct MachineOptions: ParsableArguments {
         configuration.movesEveryMilliseconds = moveEvery
         configuration.codeCache = codeCache.bytes
         configuration.userMode = userMode
-        configuration.processors = cpus
+        cpus.apply(to: &configuration)
         configuration.balloon = balloon.bytes
         configuration.memory = memory.bytes
         configuration.disks = disk.map(\.value)
