@@ -61,6 +61,8 @@ public enum ExternalEvent: Sendable, Codable, Equatable {
     case stream(UInt64, StreamEvent)
     /// The guest is to have so many processors.
     case processors(Int)
+    /// The guest is to have so many bytes of memory.
+    case memory(UInt64)
     /// The user or the manager asks for something (power button).
     case powerButton
 }

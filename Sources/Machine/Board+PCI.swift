@@ -4,7 +4,8 @@
 //   0     host bridge
 //   1…    virtio disks, in the order of the command line
 //   then  virtio network cards, in the order of the command line, entropy, balloon, console (hvc0, for output only),
-//         sockets, the SCSI controller, shared folders, panic device, watchdog
+//         sockets, the SCSI controller, shared folders, panic device, watchdog,
+//         memory that comes and goes
 package import DeviceModel
 internal import Devices
 internal import GuestMemory
@@ -16,6 +17,7 @@ package struct Backends: Sendable {
     let disks: MachineDisks
     var ports: [NetworkPort] = []
     var balloon: VirtioBalloon?
+    var memory: VirtioMemory?
     var sockets: VsockEndpoint?
 }
 
@@ -55,6 +57,12 @@ extension Board {
         try add(backends.disks.controller)
         try connectFolders(configuration, door: door)
         try connectGuards(configuration, door: door, tell: tell)
+        if !memory.plugRegion.isEmpty {
+            let device = VirtioMemory(region: memory.plugRegion)
+            device.request((configuration.wantedMemory ?? 0) &- min(memory.bootSize, configuration.wantedMemory ?? 0))
+            try add(device)
+            backends.memory = device
+        }
         return backends
     }
 

@@ -68,8 +68,8 @@ package final class Board: Sendable {
         router = InterruptRouter(pic: pic, ioapic: ioAPIC)
         pit = PIT8254(door: door, line: router.line(isaIRQ: 0))
         rtc = RTC(
-            door: door, line: router.line(isaIRQ: 8), memoryBelow4G: min(memory.ramSize, GuestMemory.holeStart),
-            memoryAbove4G: memory.ramSize - min(memory.ramSize, GuestMemory.holeStart))
+            door: door, line: router.line(isaIRQ: 8), memoryBelow4G: memory.lowSize,
+            memoryAbove4G: memory.bootSize - memory.lowSize)
         keyboard = I8042(
             keyboardLine: router.line(isaIRQ: 1), mouseLine: router.line(isaIRQ: 12), power: power)
         serial = Serial16550A(line: router.line(isaIRQ: 4), output: output)
@@ -80,7 +80,7 @@ package final class Board: Sendable {
             processors: configuration.processors, of: possibleProcessors,
             line: router.line(gsi: BoardLayout.eventInterrupt))
         firmware = FirmwareConfig(memory: memory, cpuCount: configuration.processors)
-        firmware.add(file: "etc/e820", MemoryMapEntry.bytes(MemoryMapEntry.map(ramSize: memory.ramSize)))
+        firmware.add(file: "etc/e820", MemoryMapEntry.bytes(MemoryMapEntry.map(ramSize: memory.bootSize)))
         resetControl = ResetControl(power: power)
         debugConsole = DebugConsole(output: output)
         bridge = PCIHostBridge(

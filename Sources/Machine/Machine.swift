@@ -36,7 +36,8 @@ public final class Machine: Sendable {
         HostMemory.keepHeapSmall()
         try Self.check(configuration)
         do {
-            memory = try GuestMemory(size: configuration.memory, hugePages: configuration.usesHugePages)
+            memory = try GuestMemory(
+                size: configuration.memory, growth: configuration.memoryGrowth, hugePages: configuration.usesHugePages)
         } catch {
             throw MachineError(.memory, "\(sizeInWords(configuration.memory)) of memory: \(error.reason)")
         }
@@ -148,10 +149,13 @@ public final class Machine: Sendable {
         if configuration.usesHugePages, let obstacle = SharedMemory.obstacleToHugePages {
             throw MachineError(.memory, "huge pages: \(obstacle)")
         }
-        let host = HostMemory.total
-        guard configuration.memory <= host else {
+        guard configuration.memoryGrowth % VirtioMemory.blockSize == 0 else {
             throw MachineError(
-                .memory, "\(sizeInWords(configuration.memory)) of memory: the host has \(sizeInWords(host))")
+                .memory, "what memory can grow by must be a multiple of \(sizeInWords(VirtioMemory.blockSize))")
+        }
+        let host = HostMemory.total
+        for size in [configuration.memory, configuration.maximumMemory ?? 0] where size > host {
+            throw MachineError(.memory, "\(sizeInWords(size)) of memory: the host has \(sizeInWords(host))")
         }
     }
 
@@ -212,6 +216,7 @@ public final class Machine: Sendable {
             activity.note(.reset)
             board.reset()
             memory.clear()
+            backends.memory?.unplugAll()
             processors[0].countReset()
             do {
                 try start(try load())

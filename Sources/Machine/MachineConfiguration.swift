@@ -74,6 +74,12 @@ public struct MachineConfiguration: Sendable {
     var mostProcessors: Int { max(processors, maximumProcessors ?? 1) }
     /// Bytes of RAM.
     public var memory: UInt64 = 512 << 20
+    /// Bytes of memory that it can have while it runs; nil: those that it has.
+    public var maximumMemory: UInt64?
+    /// Bytes of memory that the guest is asked to have, where that can change; nil: `memory`.
+    public var wantedMemory: UInt64?
+    /// Bytes of the region for memory that comes and goes.
+    var memoryGrowth: UInt64 { max(memory, maximumMemory ?? 0) - memory }
     /// Disks, in the order of their slots.
     public var disks: [DiskConfiguration] = []
     /// CD-ROM drives on the SCSI controller: the image in each, or nil for an empty one.

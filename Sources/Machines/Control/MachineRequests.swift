@@ -13,6 +13,8 @@ public struct MachineReport: Codable, Sendable {
     public var usage: ProcessUsage?
     /// What its devices have moved.
     public var traffic: TrafficCount
+    /// Bytes of memory that the guest has.
+    public var memory: UInt64?
     /// Bytes of memory given back to the host so far.
     public var returnedMemory: UInt64
 }
@@ -62,6 +64,8 @@ public enum MachineRequest {
     public static let balloon = "balloon"
     /// Gives the guest so many processors, or asks for some: `CountParameters`.
     public static let setProcessors = "set-processors"
+    /// Asks the guest to have so much memory: `ByteCountParameters`.
+    public static let setMemory = "set-memory"
     /// Streams the console, from so many bytes back (`ByteCountParameters`); input goes to the guest.
     public static let console = "console"
     /// Forwards one more port of the host: `ForwardConfiguration`.
@@ -88,7 +92,7 @@ public enum MachineRequest {
                     MachineReport(
                         state: machine.state, time: HostClock.monotonic,
                         usage: ProcessUsage(of: DetachedProcess.ownNumber), traffic: machine.traffic,
-                        returnedMemory: machine.returnedMemory))
+                        memory: machine.memorySize, returnedMemory: machine.returnedMemory))
             },
             powerButton: { _ in
                 if machine.isPaused { throw MachinesError(.badRequest, "it is paused; `roost resume` lets it go on") }
@@ -121,6 +125,10 @@ public enum MachineRequest {
             },
             setProcessors: { call in
                 try stored.setProcessors(try call.parameters(CountParameters.self).count, of: machine)
+                return .done
+            },
+            setMemory: { call in
+                try stored.setMemory(try call.parameters(ByteCountParameters.self).bytes, of: machine)
                 return .done
             },
             console: { call in

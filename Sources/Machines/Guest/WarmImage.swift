@@ -53,7 +53,7 @@ public struct WarmImage: Sendable {
         let cards = configuration.networks.map { "\($0.kind)" }.joined(separator: " ")
         return """
             image \(image.disk) \(attributes[.systemFileNumber] ?? 0) \(changed) \(attributes[.size] ?? 0)
-            memory \(configuration.memory)
+            memory \(configuration.memory) \(configuration.maximumMemory ?? 0)
             processors \(configuration.processors) \(configuration.maximumProcessors ?? 0) \(configuration.cpuModel ?? "host")
             disks \(configuration.disks.map(\.path))
             networks \(cards)

@@ -27,8 +27,11 @@ struct MachineOptions: ParsableArguments {
     @Option(help: "Number of processors: N[,max=M]; up to M can be added while the machine runs ('roost set').")
     var cpus: ProcessorsOption = ProcessorsOption(count: 1)
 
-    @Option(help: "Memory: bytes, or a number with K, M or G.")
-    var memory: MemorySize = MemorySize(bytes: 512 << 20)
+    @Option(
+        help: """
+            Memory as SIZE[,max=SIZE]: bytes, or a number with K, M or G; up to max while the machine runs ('roost set').
+            """)
+    var memory: MemoryOption = MemoryOption(bytes: 512 << 20)
 
     @Option(
         help: "Memory that the guest is asked to give back (its virtio balloon): bytes, or a number with K, M or G.")
@@ -118,7 +121,7 @@ struct MachineOptions: ParsableArguments {
         configuration.userMode = userMode
         cpus.apply(to: &configuration)
         configuration.balloon = balloon.bytes
-        configuration.memory = memory.bytes
+        memory.apply(to: &configuration)
         configuration.disks = disk.map(\.value)
         configuration.drives = cdrom.map { $0 == "empty" ? nil : $0 }
         configuration.clock = clock

@@ -10,15 +10,15 @@ struct SetCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "set", abstract: "Change what a machine is made of.",
         discussion:
-            "The balloon and the number of processors can be set while the machine runs, the rest when it doesn't.")
+            "Processors, memory and balloon can be set while the machine runs, the rest when it doesn't.")
 
     @OptionGroup var machine: MachineArgument
 
     @Option(help: "Number of processors: N[,max=M]; N at once if it runs, up to the M that it was started with.")
     var cpus: ProcessorsOption?
 
-    @Option(help: "Memory: bytes, or a number with K, M or G.")
-    var memory: MemorySize?
+    @Option(help: "Memory: SIZE[,max=SIZE]; SIZE at once if it runs, from what it was started with to the max.")
+    var memory: MemoryOption?
 
     @Option(help: "Memory that the guest is asked to give back; at once if it runs.")
     var balloon: MemorySize?
@@ -46,8 +46,11 @@ struct SetCommand: ParsableCommand {
 
     func run() throws {
         let stored = try machine.find()
-        if stored.isRunning, cpus?.maximum == nil, memory == nil, engine == nil, diskIops == nil, diskBps == nil {
+        if stored.isRunning, cpus?.maximum == nil, memory?.maximum == nil, engine == nil, diskIops == nil,
+            diskBps == nil
+        {
             if let cpus { try stored.setProcessors(cpus.count) }
+            if let memory { try stored.setMemory(memory.bytes) }
             if let balloon {
                 let parameters = ByteCountParameters(bytes: balloon.bytes)
                 _ = try stored.control().call(MachineRequest.balloon, parameters) as NoParameters
@@ -56,7 +59,7 @@ struct SetCommand: ParsableCommand {
         }
         try stored.change { machine in
             cpus?.apply(to: &machine)
-            if let memory { machine.memory = memory.bytes }
+            memory?.apply(to: &machine)
             if let balloon { machine.balloon = balloon.bytes }
             if let engine { machine.engine = engine }
             for index in machine.disks.indices {
