@@ -13,6 +13,8 @@ public struct MachineReport: Codable, Sendable {
     public var usage: ProcessUsage?
     /// What its devices have moved.
     public var traffic: TrafficCount
+    /// Its disks and drives.
+    public var disks: [DiskStatus]?
     /// Bytes of memory that the guest has.
     public var memory: UInt64?
     /// Bytes of memory given back to the host so far.
@@ -66,6 +68,12 @@ public enum MachineRequest {
     public static let setProcessors = "set-processors"
     /// Asks the guest to have so much memory: `ByteCountParameters`.
     public static let setMemory = "set-memory"
+    /// Connects a disk (`DiskConfiguration`); answers its name, `NameParameters`.
+    public static let attachDisk = "attach-disk"
+    /// Takes a disk or drive away: `NameParameters`.
+    public static let detachDisk = "detach-disk"
+    /// Puts an image into a drive, or takes it out: `MediumParameters`.
+    public static let changeMedium = "change-medium"
     /// Streams the console, from so many bytes back (`ByteCountParameters`); input goes to the guest.
     public static let console = "console"
     /// Forwards one more port of the host: `ForwardConfiguration`.
@@ -92,7 +100,7 @@ public enum MachineRequest {
                     MachineReport(
                         state: machine.state, time: HostClock.monotonic,
                         usage: ProcessUsage(of: DetachedProcess.ownNumber), traffic: machine.traffic,
-                        memory: machine.memorySize, returnedMemory: machine.returnedMemory))
+                        disks: machine.disks, memory: machine.memorySize, returnedMemory: machine.returnedMemory))
             },
             powerButton: { _ in
                 if machine.isPaused { throw MachinesError(.badRequest, "it is paused; `roost resume` lets it go on") }
@@ -129,6 +137,19 @@ public enum MachineRequest {
             },
             setMemory: { call in
                 try stored.setMemory(try call.parameters(ByteCountParameters.self).bytes, of: machine)
+                return .done
+            },
+            attachDisk: { call in
+                .result(
+                    NameParameters(
+                        name: try stored.attach(try call.parameters(DiskConfiguration.self), to: machine)))
+            },
+            detachDisk: { call in
+                try stored.detach(try call.parameters(NameParameters.self).name, from: machine)
+                return .done
+            },
+            changeMedium: { call in
+                try stored.changeMedium(try call.parameters(MediumParameters.self), of: machine)
                 return .done
             },
             console: { call in

@@ -91,7 +91,12 @@ struct InfoCommand: ParsableCommand {
         lines.append(("processors", "\(machine.processors)"))
         lines.append(("memory", Listing.short(machine.wantedMemory ?? machine.memory)))
         if machine.balloon > 0 { lines.append(("balloon", Listing.short(machine.balloon))) }
-        for disk in machine.disks { lines.append(("disk", disk.path)) }
+        if let disks = report.running?.disks {
+            for disk in disks { lines.append((disk.name, disk.path ?? "empty")) }
+        } else {
+            for disk in machine.disks { lines.append(("disk", disk.path)) }
+            for path in machine.drives { lines.append(("cdrom", path ?? "empty")) }
+        }
         for network in machine.networks { lines.append(("network", network.inWords)) }
         lines.append(("folder", report.folder))
         lines.append(("id", report.manifest.id.uuidString.lowercased()))
