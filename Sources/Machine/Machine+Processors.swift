@@ -7,7 +7,6 @@ internal import CPU
 internal import DeviceModel
 internal import Devices
 internal import HostOS
-internal import Synchronization
 
 extension Machine {
     /// Number of processors that the guest has.
@@ -20,26 +19,33 @@ extension Machine {
                 .processor,
                 "\(count) processors: this machine can have 1 to \(processors.count) (--cpus \(processorCount),max=…)")
         }
-        guard !isPaused else { throw MachineError(.processor, "it is paused: the guest can't be told") }
-        let added = try processorChanges.withLock { (_) throws(MachineError) -> UInt64 in
-            let there = board.events.present
-            let missing = (0..<processors.count).filter { there >> UInt64($0) & 1 == 0 }
-            let added = Array(missing.prefix(max(0, count - there.nonzeroBitCount)))
-            try plug(added)
-            return added.reduce(0) { $0 | 1 << UInt64($1) }
-        }
+        let added = try addProcessors(upTo: count)
         door.admit(.processors(count)) { [events = board.events] _ in
-            if added != 0 { return events.add(added) }
+            if added != 0 { return events.tell(.processors) }
             let there = (1..<64).filter { events.present >> UInt64($0) & 1 != 0 }
             let surplus = there.suffix(max(0, there.count + 1 - count))
             if !surplus.isEmpty { events.askFor(surplus.reduce(0) { $0 | 1 << UInt64($1) }) }
         }
     }
 
+    /// Puts processors that aren't there where they can be started; a bit for each.
+    private func addProcessors(upTo count: Int) throws(MachineError) -> UInt64 {
+        standstill.lockForWriting()
+        defer { standstill.unlock() }
+        guard !isPaused else { throw MachineError(.processor, "it is paused: the guest can't be told") }
+        let there = board.events.present
+        let missing = (0..<processors.count).filter { there >> UInt64($0) & 1 == 0 }
+        let added = Array(missing.prefix(max(0, count - there.nonzeroBitCount)))
+        try plug(added)
+        let bits = added.reduce(UInt64(0)) { $0 | 1 << UInt64($1) }
+        board.events.add(bits)
+        return bits
+    }
+
     /// Puts processors into the state after power-on; they wait for the guest to start them.
     private func plug(_ numbers: [Int]) throws(MachineError) {
         if numbers.isEmpty { return }
-        try whilePaused { () throws(MachineError) in
+        try standingStill { () throws(MachineError) in
             for number in numbers {
                 try makeEngine(for: processors[number])
                 board.localAPICs[number].reset()
@@ -60,14 +66,14 @@ extension Machine {
         // The thread that says so may be the one that is to stop.
         try? HostThread.detached(name: "roost-unplug") { [weak self] in
             guard let self else { return }
-            processorChanges.withLock { _ in
-                // It may be there again.
-                guard self.board.events.present >> UInt64(number) & 1 == 0 else { return }
-                try? self.whilePaused { () throws(MachineError) in
-                    self.processors[number].isPresent = false
-                    self.board.localAPICs[number].reset()
-                    self.processors[number].start(nil, with: self.processors[0])
-                }
+            standstill.lockForWriting()
+            defer { standstill.unlock() }
+            // It may be there again.
+            guard board.events.present >> UInt64(number) & 1 == 0 else { return }
+            try? standingStill { () throws(MachineError) in
+                processors[number].isPresent = false
+                board.localAPICs[number].reset()
+                processors[number].start(nil, with: processors[0])
             }
         }
     }
@@ -78,16 +84,5 @@ extension Machine {
             processor.isPresent = board.events.present >> UInt64(processor.cpu.id) & 1 != 0
             if processor.isPresent { try makeEngine(for: processor) }
         }
-    }
-
-    /// Runs `body` while the machine stands still; one that was paused stays so.
-    private func whilePaused(_ body: () throws(MachineError) -> Void) throws(MachineError) {
-        let wasPaused = isPaused
-        try pause()
-        do throws(MachineError) { try body() } catch {
-            if !wasPaused { try resume() }
-            throw error
-        }
-        if !wasPaused { try resume() }
     }
 }

@@ -20,8 +20,8 @@ public final class Machine: Sendable {
     let backends: Backends
     let gate = PauseGate()
     let choice: EngineChoice
-    /// Held while processors come or go.
-    let processorChanges = Mutex(())
+    /// Held by who pauses the machine, lets it go on, or does both to do something meanwhile.
+    let standstill = ReadersWriterLock()
     /// The host's counter when the machine was paused; nil while it runs.
     let pausedAt = Mutex<UInt64?>(nil)
     private let moveNow: Alternation?

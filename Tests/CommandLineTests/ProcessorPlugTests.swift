@@ -50,13 +50,10 @@ struct ProcessorPlugTests {
         }
     }
 
-    @Test(
-        "are brought up, do work, go again, come again, and outlive a snapshot", .timeLimit(.minutes(4)),
-        arguments: [EngineKind.translator, .interpreter])
-    func plug(engine: EngineKind) throws {
+    @Test("are brought up, do work, go again, come again, and outlive a snapshot", .timeLimit(.minutes(4)))
+    func plug() throws {
         let guest = try ScriptGuest(modules: [])
         var configuration = guest.configuration(run: Self.watch)
-        configuration.engine = engine
         configuration.memory = 256 << 20
         configuration.maximumProcessors = 4
         let running = try Running(configuration, guest.scratch)
@@ -67,8 +64,6 @@ struct ProcessorPlugTests {
         #expect(running.machine.processorCount == 3)
         #expect(running.sees("DONE 0-2"), "\(running.output.suffix(3000))")
         #expect(running.output.contains("WORKED 2"))
-        if engine == .interpreter { return running.end() }
-
         try running.machine.setProcessors(2)
         #expect(running.sees("DONE 0-1"), "\(running.output.suffix(3000))")
         for _ in 0..<200 where running.machine.processorCount != 2 { usleep(50_000) }

@@ -95,6 +95,7 @@ let firstSeed = UInt64(ProcessInfo.processInfo.environment["ROOST_FUZZ_SEED"] ??
             case 9 where step % 50 == 0:
                 events.add(value)
                 events.askFor(random.next())
+                events.tell(.processors)
             default: door.advance(by: random.next() % (step % 100 == 0 ? 50_000_000 : 100_000))
             }
         }

@@ -159,6 +159,7 @@ import Testing
         func read(_ offset: UInt64) -> UInt64 { ports.read(0x620 + offset, size: 4) }
         block.onEject { [ends] number in ends.add([UInt8(number)]) }
         block.add(1 << 2 | 1 << 39 | 1 << 63)
+        block.tell(.processors)
         #expect(read(0) == 2 && read(0) == 0 && !line.level)
         #expect(read(4) == 7 && read(8) == 1 << 7)
         #expect(read(0xC) == 4 && read(0xC) == 0 && read(0x10) == 1 << 7)

@@ -73,14 +73,13 @@ public final class EventBlock: BusDevice, Saveable {
         line.pulse()
     }
 
-    /// Processors have come.
+    /// Processors have come, which is still to be told.
     public func add(_ processors: UInt64) {
         contents.withLock { contents in
             contents.state.present |= processors & possible
             contents.state.arrived |= processors & possible
             contents.state.leaving &= ~processors
         }
-        tell(.processors)
     }
 
     /// Asks the guest to let processors go.
