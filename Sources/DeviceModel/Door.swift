@@ -77,6 +77,10 @@ public enum ExternalEvent: Sendable, Codable, Equatable {
     case connected(Bool)
     /// What the host's side of a stream (a socket) does; its identifier.
     case stream(UInt64, StreamEvent)
+    /// The guest is to have so many processors.
+    case processors(Int)
+    /// The guest is to have so many bytes of memory.
+    case memory(UInt64)
     /// The user or the manager asks for something (power button).
     case powerButton
 }

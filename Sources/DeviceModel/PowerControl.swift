@@ -8,6 +8,8 @@ public enum PowerEvent: Sendable, Equatable, Codable {
     case reset
     /// The debug-exit port was written: Roost ends with this status.
     case debugExit(status: Int32)
+    /// The guest's kernel has panicked, and that is to be the end.
+    case panic
 }
 
 /// The machine's side of power-off and reset; devices call it from any thread.

@@ -14,14 +14,14 @@ extension GuestMemory {
     /// Guest-physical page of a page of RAM.
     @inline(__always)
     func physicalPage(_ index: Int) -> Int {
-        let low = Int(min(ramSize, Self.holeStart) / Self.pageSize)
+        let low = Int(lowSize / Self.pageSize)
         return index < low ? index : index - low + Int(Self.highStart / Self.pageSize)
     }
 
     /// The page of RAM at a guest-physical page, which must be RAM.
     @inline(__always)
     func ramPage(_ physical: Int) -> Int {
-        let low = Int(min(ramSize, Self.holeStart) / Self.pageSize)
+        let low = Int(lowSize / Self.pageSize)
         return physical < low ? physical : physical - Int(Self.highStart / Self.pageSize) + low
     }
 

@@ -1,5 +1,8 @@
 // The guest-physical address space: RAM (one memfd) below and above the PCI hole, and ROM.
 //
+// Memory that comes and goes is RAM too, all the time: a region behind what the guest has from the start. What it hasn't got
+// holds no pages of the host's.
+//
 // Invariants of this file (it is part of the trusted core, so pointers are not marked `unsafe`):
 // - host address of guest-physical address A is `base + A` for all RAM and ROM; holes are reserved and never mapped;
 // - `regions` is written during set-up only, before any vCPU or device thread starts;
@@ -71,6 +74,8 @@ public final class GuestMemory: @unchecked Sendable {
     public static let holeStart: UInt64 = 0xC000_0000
     /// Where RAM goes on beyond the hole: 4 GiB.
     public static let highStart: UInt64 = 0x1_0000_0000
+    /// What the start of the region for memory that comes and goes is a multiple of: a memory block of Linux.
+    public static let plugAlignment: UInt64 = 128 << 20
     /// Bytes in a page.
     public static let pageSize: UInt64 = 4096
 
@@ -82,8 +87,14 @@ public final class GuestMemory: @unchecked Sendable {
     public let directChanges: UnsafeMutablePointer<UInt32>
     /// RAM and ROM, by address, not overlapping.
     public private(set) var regions: [MemoryRegion]
-    /// Bytes of RAM.
+    /// Bytes of RAM, the region for memory that comes and goes and what lies before it included.
     public let ramSize: UInt64
+    /// Bytes of RAM that the guest has from the start.
+    public let bootSize: UInt64
+    /// Bytes of RAM below the PCI hole.
+    public let lowSize: UInt64
+    /// Where memory that comes and goes lies; empty: nowhere.
+    public let plugRegion: Range<UInt64>
     /// Host address of guest-physical 0; add a checked guest-physical address.
     public let base: UnsafeMutablePointer<UInt8>
     /// One `PageFlags` byte for each page up to `limit`.
@@ -93,16 +104,26 @@ public final class GuestMemory: @unchecked Sendable {
     /// One count for each page up to `limit`, raised by every write to a page marked `.code`: stale code is recognized by it.
     public let codeVersions: UnsafeMutablePointer<UInt32>
 
-    /// Lays out `size` bytes of RAM (a page multiple): below 3 GiB, the rest from 4 GiB.
-    public init(size: UInt64) throws(HostError) {
-        ramSize = size
+    /// Lays out `size` bytes of RAM (a page multiple): below 3 GiB, the rest from 4 GiB, and behind that a region of `growth`
+    /// bytes; in huge pages, where they are asked for and the host has some.
+    public init(size: UInt64, growth: UInt64 = 0, hugePages: Bool = false) throws(HostError) {
+        bootSize = size
         let low = min(size, Self.holeStart)
-        let high = size - low
-        limit = Self.highStart + high
+        let bootEnd = Self.highStart + (size - low)
+        let start = (bootEnd + Self.plugAlignment - 1) & ~(Self.plugAlignment - 1)
+        plugRegion = growth == 0 ? bootEnd..<bootEnd : start..<start + growth
+        limit = plugRegion.upperBound
+        let high = limit - Self.highStart
+        lowSize = low
+        ramSize = low + high
         // The memfd holds low RAM, high RAM, then up to 16 MiB of ROM.
-        shared = try SharedMemory(name: "guest-ram", size: Int(size + 0x100_0000), span: Int(limit))
+        shared = try SharedMemory(name: "guest-ram", size: Int(ramSize + 0x100_0000), span: Int(limit))
         try shared.map(offset: 0, fileOffset: 0, length: Int(low))
         try shared.map(offset: Int(Self.highStart), fileOffset: Int(low), length: Int(high))
+        if hugePages {
+            try shared.useHugePages(offset: 0, length: Int(low))
+            try shared.useHugePages(offset: Int(Self.highStart), length: Int(high))
+        }
         base = shared.base.assumingMemoryBound(to: UInt8.self)
         let pages = Int(limit / Self.pageSize)
         guard

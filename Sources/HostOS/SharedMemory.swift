@@ -21,16 +21,21 @@ public final class SharedMemory: @unchecked Sendable {
             close(descriptor)
             throw error
         }
+        // At a multiple of a huge page, so that the memfd's can be mapped as such.
+        let huge = 2 << 20
         guard
-            let address = mmap(
-                nil, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
-            address != MAP_FAILED
+            let reserved = mmap(
+                nil, span + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
+            reserved != MAP_FAILED
         else {
             let error = HostError.last("reserve \(span) bytes of address space")
             close(descriptor)
             throw error
         }
-        base = address
+        let before = (huge - Int(bitPattern: reserved) % huge) % huge
+        base = reserved + before
+        if before > 0 { munmap(reserved, before) }
+        munmap(base + (span + 4095) & ~4095, huge - before)
         self.span = span
     }
 
@@ -44,6 +49,29 @@ public final class SharedMemory: @unchecked Sendable {
         let result = mmap(
             base + offset, length, protection, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, descriptor, fileOffset)
         if result == MAP_FAILED { throw HostError.last("map \(length) bytes of guest memory") }
+    }
+
+    /// Asks for huge pages in a part that is mapped (`madvise(2)`, MADV_HUGEPAGE).
+    public func useHugePages(offset: Int, length: Int) throws(HostError) {
+        precondition(offset >= 0 && length >= 0 && offset + length <= span)
+        if length > 0, madvise(base + offset, length, 14) != 0 { throw HostError.last("use huge pages") }
+    }
+
+    /// Why the host gives no huge pages for shared memory; nil: it does.
+    ///
+    /// - Spec: Linux, Documentation/admin-guide/mm/transhuge.rst
+    public static var obstacleToHugePages: String? {
+        let path = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+        guard let bytes = try? HostFile.contents(of: path, limit: 4096) else {
+            return "the host's kernel has no transparent huge pages"
+        }
+        let words = String(decoding: bytes, as: UTF8.self)
+        if words.contains("[advise]") || words.contains("[always]") || words.contains("[within_size]")
+            || words.contains("[force]")
+        {
+            return nil
+        }
+        return "the host gives none for shared memory; as root: echo advise >\(path)"
     }
 
     /// The first page from an offset in the memfd on that was ever touched, or the maximum.

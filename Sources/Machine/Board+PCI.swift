@@ -4,7 +4,8 @@
 //   0     host bridge
 //   1…    virtio disks, in the order of the command line
 //   then  virtio network cards, in the order of the command line, entropy, balloon, console (hvc0, for output only),
-//         sockets, the SCSI controller, shared folders
+//         sockets, the SCSI controller, shared folders, panic device, watchdog,
+//         memory that comes and goes
 package import DeviceModel
 internal import Devices
 internal import GuestMemory
@@ -17,12 +18,16 @@ package struct Backends: Sendable {
     let disks: MachineDisks
     var ports: [NetworkPort] = []
     var balloon: VirtioBalloon?
+    var memory: VirtioMemory?
     var sockets: VsockEndpoint?
 }
 
 extension Board {
     /// Makes the devices of a configuration and puts them on the bus.
-    package func connect(_ configuration: MachineConfiguration, door: any Door) throws(MachineError) -> Backends {
+    package func connect(
+        _ configuration: MachineConfiguration, door: any Door,
+        tell: @escaping @Sendable (MachineEvent) -> Void = { _ in }
+    ) throws(MachineError) -> Backends {
         // Requests are done at once where time is virtual: they finish at the instruction that made them.
         let isVirtual = configuration.clock == .virtual
         let makeWorker: @Sendable () -> any Worker = {
@@ -51,6 +56,13 @@ extension Board {
         backends.sockets = try connectSockets(configuration, door: door)
         try add(backends.disks.controller)
         try connectFolders(configuration, door: door)
+        try connectGuards(configuration, door: door, tell: tell)
+        if !memory.plugRegion.isEmpty {
+            let device = VirtioMemory(region: memory.plugRegion)
+            device.request((configuration.wantedMemory ?? 0) &- min(memory.bootSize, configuration.wantedMemory ?? 0))
+            try add(device)
+            backends.memory = device
+        }
         return backends
     }
 

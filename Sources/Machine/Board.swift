@@ -10,6 +10,7 @@
 //   0x3F8              COM1, IRQ 4
 //   0x510              fw_cfg
 //   0x600              ACPI power management, GSI 9
+//   0x620              ACPI's generic event device, GSI 20
 //   0xCF8 0xCFC        PCI configuration, reset at 0xCF9
 package import DeviceModel
 package import Devices
@@ -37,11 +38,13 @@ package final class Board: Sendable {
     private let rtc: RTC
     private let keyboard: I8042
     private let resetControl: ResetControl
+    let generation: GenerationID
+    let events: EventBlock
     let bridge: PCIHostBridge
     private let lint0 = LINT0Line()
     private let post = PostPort()
     private let debugConsole: DebugConsole
-    private let processors: Int
+    private let possibleProcessors: Int
     let traffic = Traffic()
     let output: @Sendable ([UInt8]) -> Void
 
@@ -51,11 +54,11 @@ package final class Board: Sendable {
         tscFrequency: UInt64, output: @escaping @Sendable ([UInt8]) -> Void
     ) {
         self.memory = memory
-        processors = configuration.processors
+        possibleProcessors = max(configuration.mostProcessors, 1)
         self.output = output
         let pic = PIC8259(output: lint0)
         self.pic = pic
-        localAPICs = (0..<max(configuration.processors, 1)).map { [apics] id in
+        localAPICs = (0..<possibleProcessors).map { [apics] id in
             LocalAPIC(
                 id: UInt32(id), isBootstrap: id == 0, bus: apics, door: door, tscFrequency: tscFrequency,
                 acknowledgeExternal: { pic.acknowledge() })
@@ -65,14 +68,19 @@ package final class Board: Sendable {
         router = InterruptRouter(pic: pic, ioapic: ioAPIC)
         pit = PIT8254(door: door, line: router.line(isaIRQ: 0))
         rtc = RTC(
-            door: door, line: router.line(isaIRQ: 8), memoryBelow4G: min(memory.ramSize, GuestMemory.holeStart),
-            memoryAbove4G: memory.ramSize - min(memory.ramSize, GuestMemory.holeStart))
+            door: door, line: router.line(isaIRQ: 8), memoryBelow4G: memory.lowSize,
+            memoryAbove4G: memory.bootSize - memory.lowSize)
         keyboard = I8042(
             keyboardLine: router.line(isaIRQ: 1), mouseLine: router.line(isaIRQ: 12), power: power)
         serial = Serial16550A(line: router.line(isaIRQ: 4), output: output)
         acpi = ACPIPower(door: door, line: router.line(gsi: ACPIPower.interrupt), power: power)
+        generation = GenerationID(
+            at: GuestPhysicalAddress(BoardLayout.generationID), memory: memory, door: door)
+        events = EventBlock(
+            processors: configuration.processors, of: possibleProcessors,
+            line: router.line(gsi: BoardLayout.eventInterrupt))
         firmware = FirmwareConfig(memory: memory, cpuCount: configuration.processors)
-        firmware.add(file: "etc/e820", MemoryMapEntry.bytes(MemoryMapEntry.map(ramSize: memory.ramSize)))
+        firmware.add(file: "etc/e820", MemoryMapEntry.bytes(MemoryMapEntry.map(ramSize: memory.bootSize)))
         resetControl = ResetControl(power: power)
         debugConsole = DebugConsole(output: output)
         bridge = PCIHostBridge(
@@ -106,6 +114,7 @@ package final class Board: Sendable {
         ports.attach(serial, at: 0x3F8, length: 8)
         firmware.attach(to: ports)
         acpi.attach(to: ports)
+        events.attach(to: ports)
         mmio.attach(ioAPIC, at: BoardLayout.ioAPIC, length: 0x1000)
     }
 
@@ -119,6 +128,7 @@ package final class Board: Sendable {
         keyboard.reset()
         serial.reset()
         acpi.reset()
+        events.reset()
         firmware.reset()
         bridge.reset()
     }
@@ -130,6 +140,7 @@ package final class Board: Sendable {
             ("router", router), ("pic8259", pic), ("ioAPIC", ioAPIC), ("pit8254", pit), ("rtc", rtc),
             ("keyboard", keyboard), ("serial", serial), ("acpiPower", acpi), ("firmwareConfig", firmware),
             ("postPort", post), ("debugConsole", debugConsole), ("resetControl", resetControl),
+            ("generationID", generation), ("eventBlock", events),
         ]
         for (slot, device) in bridge.devices {
             if let device = device as? any Saveable { all.append(("pci\(slot)", device)) }
@@ -140,8 +151,9 @@ package final class Board: Sendable {
     /// What firmware leaves behind: the ACPI tables, and addresses in the PCI functions' registers.
     package func prepare() throws {
         bridge.assignResources()
-        let tables = ACPITables(processors: processors).build(at: BoardLayout.acpiTables)
+        let tables = ACPITables(present: events.present, possible: possibleProcessors).build(at: BoardLayout.acpiTables)
         try memory.write(tables, at: GuestPhysicalAddress(BoardLayout.acpiTables))
+        generation.place()
     }
 }
 

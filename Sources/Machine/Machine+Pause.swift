@@ -2,6 +2,7 @@
 internal import CHost
 internal import CPU
 internal import DeviceModel
+internal import HostOS
 internal import Synchronization
 
 extension Machine {
@@ -11,6 +12,13 @@ extension Machine {
     /// Stops the processors between instructions; time, timers and everything from outside stand still. Returns when that
     /// is so, with all state in the vCPUs' blocks and the board. Nothing happens if it is so already.
     public func pause() throws(MachineError) {
+        standstill.lockForWriting()
+        defer { standstill.unlock() }
+        try stopProcessors()
+    }
+
+    /// The same for who has the lock.
+    func stopProcessors() throws(MachineError) {
         try pausedAt.withLock { (pausedAt) throws(MachineError) in
             if pausedAt != nil { return }
             for processor in processors { processor.setPause(true) }
@@ -37,6 +45,24 @@ extension Machine {
 
     /// Goes on after `pause`; the guest's clocks go on from where they stood. Nothing happens if the machine runs.
     public func resume() throws(MachineError) {
+        standstill.lockForWriting()
+        defer { standstill.unlock() }
+        try letProcessorsGo()
+    }
+
+    /// Runs `body` while the machine stands still; one that was paused stays so. For who has the lock.
+    func standingStill(_ body: () throws(MachineError) -> Void) throws(MachineError) {
+        let wasPaused = isPaused
+        try stopProcessors()
+        do throws(MachineError) { try body() } catch {
+            if !wasPaused { try letProcessorsGo() }
+            throw error
+        }
+        if !wasPaused { try letProcessorsGo() }
+    }
+
+    /// The same as `resume` for who has the lock.
+    func letProcessorsGo() throws(MachineError) {
         try pausedAt.withLock { (pausedAt) throws(MachineError) in
             guard let since = pausedAt else { return }
             let missed = HostTSC.counter(at: door.open()) &- since

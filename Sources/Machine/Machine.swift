@@ -19,6 +19,9 @@ public final class Machine: Sendable {
     let activity = MachineActivity()
     let backends: Backends
     let gate = PauseGate()
+    let choice: EngineChoice
+    /// Held by who pauses the machine, lets it go on, or does both to do something meanwhile.
+    let standstill = ReadersWriterLock()
     /// The host's counter when the machine was paused; nil while it runs.
     let pausedAt = Mutex<UInt64?>(nil)
     private let moveNow: Alternation?
@@ -33,7 +36,8 @@ public final class Machine: Sendable {
         HostMemory.keepHeapSmall()
         try Self.check(configuration)
         do {
-            memory = try GuestMemory(size: configuration.memory)
+            memory = try GuestMemory(
+                size: configuration.memory, growth: configuration.memoryGrowth, hugePages: configuration.usesHugePages)
         } catch {
             throw MachineError(.memory, "\(sizeInWords(configuration.memory)) of memory: \(error.reason)")
         }
@@ -42,8 +46,8 @@ public final class Machine: Sendable {
         } catch {
             throw MachineError(.host, "\(error)")
         }
-        let choice = try EngineChoice(configuration)
-        let count = configuration.processors
+        choice = try EngineChoice(configuration)
+        let count = configuration.mostProcessors
         let code = choice.kind == .translator ? configuration.snapshot?.openTranslations(count) ?? [] : []
         processors = (0..<count).map { [memory, door] number in
             Processor(number: number, of: count, memory: memory, door: door, trace: configuration.trace)
@@ -58,7 +62,7 @@ public final class Machine: Sendable {
         board = Board(
             configuration, memory: memory, door: door, power: processor, tscFrequency: processor.tscFrequency,
             output: { [console] in console.write($0) })
-        backends = try board.connect(configuration, door: door)
+        backends = try board.connect(configuration, door: door) { [activity] in activity.note($0) }
         board.serial.onInputDrained { [console] in console.portDrained() }
         moveNow =
             if let interval = configuration.movesEveryMilliseconds {
@@ -82,7 +86,10 @@ public final class Machine: Sendable {
         for processor in processors {
             processor.gate = gate
             processor.prepare(choice)
-            processor.connect(engine: try processor.makeEngine(choice, configuration, board: board), board: board)
+            processor.isPresent = processor.cpu.id < configuration.processors
+            processor.connect(
+                engine: processor.isPresent ? try processor.makeEngine(choice, configuration, board: board) : nil,
+                board: board)
         }
         processor.mover = { [unowned processor, board, configuration] (kind) throws(MachineError) in
             var next = choice
@@ -94,6 +101,8 @@ public final class Machine: Sendable {
         } else {
             try start(try load())
         }
+        board.events.onEject { [weak self] in self?.removeProcessor($0) }
+        activity.react { [weak self] in self?.react(to: $0) }
     }
 
     deinit { takeApart() }
@@ -113,14 +122,16 @@ public final class Machine: Sendable {
     }
 
     private static func check(_ configuration: MachineConfiguration) throws(MachineError) {
-        guard 1...64 ~= configuration.processors else {
-            throw MachineError(.processor, "\(configuration.processors) processors: there can be 1 to 64")
+        guard 1...64 ~= configuration.processors, 1...64 ~= configuration.mostProcessors else {
+            throw MachineError(
+                .processor,
+                "\(configuration.processors) processors, at most \(configuration.mostProcessors): there can be 1 to 64")
         }
-        guard configuration.processors == 1 || (configuration.clock == .host && configuration.engine != .lockstep)
+        guard configuration.mostProcessors == 1 || (configuration.clock == .host && configuration.engine != .lockstep)
         else {
             throw MachineError(.processor, "virtual time and lockstep are for machines with one processor")
         }
-        guard configuration.processors == 1 || configuration.movesEveryMilliseconds == nil else {
+        guard configuration.mostProcessors == 1 || configuration.movesEveryMilliseconds == nil else {
             throw MachineError(.processor, "moving between engines is for machines with one processor")
         }
         guard configuration.clock == .host || configuration.networks.isEmpty else {
@@ -135,10 +146,16 @@ public final class Machine: Sendable {
         guard configuration.memory % 4096 == 0 else {
             throw MachineError(.memory, "\(configuration.memory) bytes of memory: not a multiple of 4 KiB")
         }
-        let host = HostMemory.total
-        guard configuration.memory <= host else {
+        if configuration.usesHugePages, let obstacle = SharedMemory.obstacleToHugePages {
+            throw MachineError(.memory, "huge pages: \(obstacle)")
+        }
+        guard configuration.memoryGrowth % VirtioMemory.blockSize == 0 else {
             throw MachineError(
-                .memory, "\(sizeInWords(configuration.memory)) of memory: the host has \(sizeInWords(host))")
+                .memory, "what memory can grow by must be a multiple of \(sizeInWords(VirtioMemory.blockSize))")
+        }
+        let host = HostMemory.total
+        for size in [configuration.memory, configuration.maximumMemory ?? 0] where size > host {
+            throw MachineError(.memory, "\(sizeInWords(size)) of memory: the host has \(sizeInWords(host))")
         }
     }
 
@@ -199,6 +216,7 @@ public final class Machine: Sendable {
             activity.note(.reset)
             board.reset()
             memory.clear()
+            backends.memory?.unplugAll()
             processors[0].countReset()
             do {
                 try start(try load())

@@ -25,6 +25,12 @@ public enum MachineEvent: String, Sendable, Codable {
     case resumed
     /// The power button was pressed.
     case powerButton
+    /// The guest's kernel has panicked.
+    case panicked
+    /// The guest's kernel has panicked, and its crash kernel goes on.
+    case crashKernel
+    /// The guest's watchdog has expired.
+    case watchdog
     /// The run is over.
     case ended
 
@@ -32,7 +38,7 @@ public enum MachineEvent: String, Sendable, Codable {
         switch self {
         case .started: .running
         case .ended: .ended
-        case .paused, .resumed, .reset, .powerButton: nil
+        case .paused, .resumed, .reset, .powerButton, .panicked, .crashKernel, .watchdog: nil
         }
     }
 }
@@ -42,6 +48,7 @@ final class MachineActivity: Sendable {
     private struct Contents: Sendable {
         var state = MachineState.prepared
         var listener: (@Sendable (MachineEvent) -> Void)?
+        var reaction: (@Sendable (MachineEvent) -> Void)?
     }
 
     private let contents = Mutex(Contents())
@@ -50,11 +57,15 @@ final class MachineActivity: Sendable {
 
     func listen(_ listener: @escaping @Sendable (MachineEvent) -> Void) { contents.withLock { $0.listener = listener } }
 
+    /// Sets what the machine itself does about events.
+    func react(_ reaction: @escaping @Sendable (MachineEvent) -> Void) { contents.withLock { $0.reaction = reaction } }
+
     func note(_ event: MachineEvent) {
-        let listener = contents.withLock { contents in
+        let (listener, reaction) = contents.withLock { contents in
             if let state = event.state { contents.state = state }
-            return contents.listener
+            return (contents.listener, contents.reaction)
         }
         listener?(event)
+        reaction?(event)
     }
 }

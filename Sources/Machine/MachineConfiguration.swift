@@ -78,14 +78,30 @@ public struct MachineConfiguration: Sendable {
     public var balloon: UInt64 = 0
     /// Number of processors, 1 to 64.
     public var processors = 1
+    /// Number of processors that it can have while it runs; nil: those that it has.
+    public var maximumProcessors: Int?
+    /// The greater of the two.
+    var mostProcessors: Int { max(processors, maximumProcessors ?? 1) }
     /// Bytes of RAM.
     public var memory: UInt64 = 512 << 20
+    /// Bytes of memory that it can have while it runs; nil: those that it has.
+    public var maximumMemory: UInt64?
+    /// Bytes of memory that the guest is asked to have, where that can change; nil: `memory`.
+    public var wantedMemory: UInt64?
+    /// Bytes of the region for memory that comes and goes.
+    var memoryGrowth: UInt64 { max(memory, maximumMemory ?? 0) - memory }
     /// Disks, in the order of their slots.
     public var disks: [DiskConfiguration] = []
     /// CD-ROM drives on the SCSI controller: the image in each, or nil for an empty one.
     public var drives: [String?] = []
     /// Network cards, in the order of their slots.
     public var networks = [NetworkConfiguration(.user(forwards: []))]
+    /// What a panic of the guest's kernel does.
+    public var onPanic: PanicAction = .none
+    /// What the end of the guest's watchdog does; nil: there is no watchdog.
+    public var watchdog: WatchdogAction?
+    /// Whether memory is to be in huge pages of the host's.
+    public var usesHugePages = false
     /// Folders of the host that the guest mounts.
     public var folders: [FolderConfiguration] = []
     /// Sockets between guest and host; nil: none.
@@ -174,6 +190,8 @@ public enum MachineOutcome: Sendable, Equatable {
     case debugExit(status: Int32)
     /// The user ended it from the console.
     case ended
+    /// The guest's kernel panicked, which was to be the end.
+    case panicked
     /// A triple fault, with the report.
     case tripleFault(report: String)
     /// The engine can't go on, with the report.

@@ -31,6 +31,15 @@ public struct DiskStatus: Sendable, Codable, Equatable {
     public var isLocked = false
     /// The drive's tray is out.
     public var isTrayOpen = false
+
+    /// Describes one that no machine has open.
+    public init(name: String, bus: DiskBus, isDrive: Bool, path: String?, isReadOnly: Bool) {
+        self.name = name
+        self.bus = bus
+        self.isDrive = isDrive
+        self.path = path
+        self.isReadOnly = isReadOnly
+    }
 }
 
 extension Machine {
@@ -236,10 +245,13 @@ final class MachineDisks: Sendable {
     var status: [DiskStatus] {
         entries.withLock { entries in
             entries.map { entry in
-                DiskStatus(
+                var status = DiskStatus(
                     name: entry.name, bus: entry.bus, isDrive: entry.isDrive, path: entry.backend?.image.path,
-                    byteCount: entry.backend?.byteCount, isReadOnly: entry.backend?.isReadOnly ?? true,
-                    isLocked: entry.unit?.isLocked ?? false, isTrayOpen: entry.unit?.isTrayOpen ?? false)
+                    isReadOnly: entry.backend?.isReadOnly ?? true)
+                status.byteCount = entry.backend?.byteCount
+                status.isLocked = entry.unit?.isLocked ?? false
+                status.isTrayOpen = entry.unit?.isTrayOpen ?? false
+                return status
             }
         }
     }

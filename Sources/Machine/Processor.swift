@@ -50,6 +50,8 @@ package final class Processor: PowerControl, @unchecked Sendable {
     private var sinceSample = 0
     private var events = EventRing()
     private let trace: TraceOptions
+    /// Whether the guest has it; changes only while the machine stands still.
+    var isPresent = true
     /// Told whenever the vCPU's thread begins or ends to wait in a pause.
     var gate: PauseGate?
     /// What the 8259 has handed out and the guest hasn't got, while the machine is paused.
@@ -82,11 +84,12 @@ package final class Processor: PowerControl, @unchecked Sendable {
     package var tscFrequency: UInt64 { frequency }
 
     /// Connects engine and board (set-up only).
-    package func connect(engine: any Engine, board: Board) {
-        self.engine = engine
+    package func connect(engine: (any Engine)?, board: Board) {
         self.board = board
-        kicker.withLock { $0 = engine.kicker }
-        board.localAPICs[cpu.id].onAttention { [unowned self] attention in
+        replaceEngine(engine)
+        // A device or timer may still be at it while the machine goes.
+        board.localAPICs[cpu.id].onAttention { [weak self] attention in
+            guard let self else { return }
             switch attention {
             case .nonMaskable: wishes.withLock { $0.nonMaskable = true }
             case .interrupt: break
@@ -167,16 +170,36 @@ package final class Processor: PowerControl, @unchecked Sendable {
 
     /// Runs until something ends the guest's session.
     package func run() -> MachineOutcome {
+        let started = door.now
+        defer { finish(since: started) }
+        while true {
+            if let outcome = waitUntilPresent() ?? runEngine() { return outcome }
+        }
+    }
+
+    /// Waits as long as the guest hasn't got this processor.
+    private func waitUntilPresent() -> MachineOutcome? {
+        while !isPresent {
+            if let outcome = takeWishes() { return outcome }
+            if !waitInPause(nil) { wake.wait() }
+        }
+        return nil
+    }
+
+    /// Runs as long as the guest has this processor, or until something ends its session.
+    private func runEngine() -> MachineOutcome? {
         guard var engine, let board else { return .failed("no engine") }
         let apic = board.localAPICs[cpu.id]
         // SAFETY: only this thread touches the state block while it runs.
         let state = unsafe cpu.state
-        let started = door.now
-        defer { finish(since: started) }
         while true {
             ordered?.fireDue()
             if let outcome = takeWishes() { return outcome }
-            if waitInPause(engine) { continue }
+            if waitInPause(engine) {
+                if isPresent { continue }
+                direct?.stop()
+                return nil
+            }
             // A hypervisor that has the local APICs takes these messages itself.
             if unsafe state.pointee.awaits_startup != 0 && !engine.waitsByItself {
                 wake.wait()
@@ -273,6 +296,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
         case .powerOff: return .poweredOff
         case .reset: return .reset
         case .debugExit(let status): return .debugExit(status: status)
+        case .panic: return .panicked
         }
     }
 
@@ -314,9 +338,9 @@ package final class Processor: PowerControl, @unchecked Sendable {
     }
 
     /// Waits while a pause is wanted, if no instruction is half done; whether it has waited.
-    private func waitInPause(_ engine: any Engine) -> Bool {
+    private func waitInPause(_ engine: (any Engine)?) -> Bool {
         guard let gate, wishes.withLock({ $0.pause }) else { return false }
-        guard isBetweenInstructions(engine), engine.isSettled else {
+        if let engine, !(isBetweenInstructions(engine) && engine.isSettled) {
             kick(ROOST_ATTENTION_KICK)
             return false
         }

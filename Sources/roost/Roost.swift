@@ -18,7 +18,8 @@ struct Roost: ParsableCommand {
             PauseCommand.self,
             ResumeCommand.self, ResetCommand.self,
             ConsoleCommand.self, LogsCommand.self, EventsCommand.self, ListCommand.self, InfoCommand.self,
-            TopCommand.self, SetCommand.self, ForwardCommand.self, RenameCommand.self, DeleteCommand.self,
+            TopCommand.self, SetCommand.self, AttachCommand.self, DetachCommand.self, InsertCommand.self,
+            EjectCommand.self, ForwardCommand.self, RenameCommand.self, DeleteCommand.self,
             SnapshotCommand.self, RestoreCommand.self, CloneCommand.self, ExportCommand.self, ImportCommand.self,
             ImageCommand.self, DiskCommand.self, DoctorCommand.self, ManualCommand.self,
         ])
@@ -71,6 +72,8 @@ struct ExitStatus: Error {
     static let console: Int32 = 82
     static let host: Int32 = 84
     static let tripleFault: Int32 = 86
+    /// The guest's kernel panicked, with `--on-panic exit`.
+    static let panic: Int32 = 96
     static let difference: Int32 = 88
     static let engine: Int32 = 90
     static let hypervisor: Int32 = 92
@@ -110,6 +113,7 @@ struct ExitStatus: Error {
         switch outcome {
         case .poweredOff, .reset, .ended: self.init(code: 0)
         case .debugExit(let status): self.init(code: status)
+        case .panicked: self.init(code: Self.panic, message: "the guest's kernel has panicked")
         case .tripleFault(let report): self.init(code: Self.tripleFault, message: report)
         case .difference(let report): self.init(code: Self.difference, message: report)
         case .engineFailed(let report): self.init(code: Self.engine, message: report)

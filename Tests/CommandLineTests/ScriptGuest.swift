@@ -2,6 +2,7 @@
 import Foundation
 import Glibc
 import Images
+import Machine
 import Testing
 
 /// Debian's kernel with an initramfs that runs what `run=` on its command line says, plus signs for spaces, and a folder
@@ -54,6 +55,19 @@ final class ScriptGuest {
             "run", "--kernel", kernel.image, "--initrd", scratch + "/initramfs", "--no-reboot", "--net", "none",
             "--append", "console=ttyS0 quiet run=" + run.replacingOccurrences(of: " ", with: "+"),
         ]
+    }
+
+    /// The same as a machine, under the translator.
+    func configuration(run: String) -> MachineConfiguration {
+        var configuration = MachineConfiguration(
+            boot: BootSource(
+                kernel: kernel.image, initrd: scratch + "/initramfs",
+                commandLine: "console=ttyS0 run=" + run.replacingOccurrences(of: " ", with: "+")))
+        configuration.engine = .translator
+        configuration.networks = []
+        configuration.rebootsOnReset = false
+        configuration.console = .file(scratch + "/console")
+        return configuration
     }
 
     /// Runs a shell script in the folder with `guest COMMANDS OPTION…` and `until_there FILE TEXT`, for three minutes at

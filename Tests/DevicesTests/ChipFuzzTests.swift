@@ -25,7 +25,7 @@ let firstSeed = UInt64(ProcessInfo.processInfo.environment["ROOST_FUZZ_SEED"] ??
     private static let ports: [ClosedRange<UInt64>] = [
         0x20...0x21, 0xA0...0xA1, 0x4D0...0x4D1, 0x40...0x43, 0x61...0x61, 0x70...0x71, 0x60...0x60, 0x64...0x64,
         0x92...0x92, 0x3F8...0x3FF, 0x80...0x80, 0xE0...0xE9, 0xF4...0xF7, 0xCF9...0xCF9, 0x510...0x51B,
-        0x600...0x60B, 0x2000...0x2018,
+        0x600...0x60B, 0x620...0x63F, 0x2000...0x2018,
     ]
 
     @Test(arguments: (1...8).map { firstSeed &+ $0 })
@@ -50,7 +50,9 @@ let firstSeed = UInt64(ProcessInfo.processInfo.environment["ROOST_FUZZ_SEED"] ??
         let i8042 = I8042(keyboardLine: router.line(isaIRQ: 1), mouseLine: router.line(isaIRQ: 12), power: power)
         let config = FirmwareConfig(memory: ram, cpuCount: 1)
         config.add(file: "etc/fuzz", [UInt8](repeating: 1, count: 100))
+        let events = EventBlock(processors: 2, of: 40, line: router.line(gsi: 20))
         let attached = [
+            events.attach(to: ports),
             pic.attach(to: ports), pit.attach(to: ports), rtc.attach(to: ports), acpi.attach(to: ports),
             i8042.attach(to: ports), config.attach(to: ports), PostPort().attach(to: ports),
             DebugConsole { _ in }.attach(to: ports), DebugExit(power: power).attach(to: ports, port: 0xF4),
@@ -90,10 +92,15 @@ let firstSeed = UInt64(ProcessInfo.processInfo.environment["ROOST_FUZZ_SEED"] ??
                 apics[0].taskPriority = UInt8(truncatingIfNeeded: value) & 15
                 serial.receive([UInt8](repeating: 65, count: Int(value & 31)))
                 bus.deliver(address: 0xFEE0_0000 | value & 0xF_FFFF, data: UInt32(truncatingIfNeeded: random.next()))
+            case 9 where step % 50 == 0:
+                events.add(value)
+                events.askFor(random.next())
+                events.tell(.processors)
             default: door.advance(by: random.next() % (step % 100 == 0 ? 50_000_000 : 100_000))
             }
         }
         for apic in apics { try apic.restoreState(apic.saveState()) }
+        try events.restoreState(events.saveState())
         try pit.restoreState(pit.saveState())
         try rtc.restoreState(rtc.saveState())
         try router.restoreState(router.saveState())

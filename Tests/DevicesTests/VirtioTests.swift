@@ -455,6 +455,7 @@ private final class SilentHost: VsockBackend {
             _ = controller.plug(SCSIUnit(.cdrom, medium: nil, identifier: "b"), target: 1)
             return controller
         case 4: return VirtioVsock(cid: 3, door: door, backend: SilentHost())
+        case 7: return VirtioMemory(region: 0x80_0000..<0x100_0000)
         default: return VirtioEntropy(door: door)
         }
     }
@@ -492,7 +493,7 @@ private final class SilentHost: VsockBackend {
         #expect(rig.status & 64 != 0)
     }
 
-    @Test(arguments: 0..<7) func `random rings neither trap nor hang`(kind: Int) throws {
+    @Test(arguments: 0..<8) func `random rings neither trap nor hang`(kind: Int) throws {
         var random = SeededRandom(state: 0xD1CE_0000 &+ UInt64(kind) &+ firstSeed)
         let device = Self.device(kind)
         let rig = try VirtioRig(device)
@@ -524,7 +525,7 @@ private final class SilentHost: VsockBackend {
         #expect(rig.status == 0xF)
     }
 
-    @Test(arguments: 0..<7) func `several vCPUs and the host at once neither trap nor hang`(kind: Int) async throws {
+    @Test(arguments: 0..<8) func `several vCPUs and the host at once neither trap nor hang`(kind: Int) async throws {
         let device: any VirtioDevice =
             kind == 0
             ? VirtioBlock(
@@ -580,7 +581,7 @@ private final class SilentHost: VsockBackend {
         random.next() % 24 == 0 ? UInt32(truncatingIfNeeded: random.next()) : UInt32(random.next() % 2048)
     }
 
-    @Test(arguments: 0..<7) func `random register accesses neither trap nor hang`(kind: Int) throws {
+    @Test(arguments: 0..<8) func `random register accesses neither trap nor hang`(kind: Int) throws {
         var random = SeededRandom(state: 0xACCE_5500 &+ UInt64(kind) &+ firstSeed)
         let rig = try VirtioRig(Self.device(kind))
         for round in 0..<20_000 {

@@ -132,7 +132,7 @@ public final class VirtualCPU: @unchecked Sendable {
         state.pointee.page_flags = memory.pageFlags
         state.pointee.code_versions = memory.codeVersions
         state.pointee.ram_limit = memory.limit
-        state.pointee.ram_low_end = min(memory.ramSize, GuestMemory.holeStart)
+        state.pointee.ram_low_end = memory.lowSize
         state.pointee.ram_high_end = memory.limit
     }
 

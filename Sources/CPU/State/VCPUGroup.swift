@@ -15,6 +15,8 @@ public final class VCPUGroup: Sendable {
     /// What one of them is asked for.
     private struct Requests {
         var pages: [UInt64] = []
+        /// There were too many to keep: all pages of code.
+        var all = false
         var count: UInt64 = 0
     }
 
@@ -74,7 +76,8 @@ public final class VCPUGroup: Sendable {
         var tickets: [(Member, UInt64)] = []
         for member in members where member !== members[id] {
             let ticket = member.requests.withLock { requests in
-                requests.pages.append(page)
+                // A vCPU that doesn't run may not look at them for long.
+                if requests.pages.count < 256 { requests.pages.append(page) } else { requests.all = true }
                 requests.count &+= 1
                 return requests.count
             }
@@ -95,12 +98,19 @@ public final class VCPUGroup: Sendable {
     }
 
     private func carryOut(_ member: Member) {
-        let (pages, count) = member.requests.withLock { requests in
-            defer { requests.pages.removeAll(keepingCapacity: true) }
-            return (requests.pages, requests.count)
+        let (pages, all, count) = member.requests.withLock { requests in
+            defer {
+                requests.pages.removeAll(keepingCapacity: true)
+                requests.all = false
+            }
+            return (requests.pages, requests.all, requests.count)
         }
         if pages.isEmpty { return }
-        for page in pages { member.cpu.vcpu.protectCodePage(page) }
+        if all {
+            member.cpu.vcpu.protectCodePages()
+        } else {
+            for page in pages { member.cpu.vcpu.protectCodePage(page) }
+        }
         member.done.store(count, ordering: .releasing)
     }
 

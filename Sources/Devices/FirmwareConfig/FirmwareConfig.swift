@@ -41,7 +41,7 @@ public final class FirmwareConfig: BusDevice, Saveable {
         self.memory = memory
         set(.signature, Array("QEMU".utf8))
         set(.features, Self.littleEndian(UInt32(3)))
-        set(.ramSize, Self.littleEndian(memory.ramSize))
+        set(.ramSize, Self.littleEndian(memory.bootSize))
         set(.cpuCount, Self.littleEndian(UInt16(truncatingIfNeeded: cpuCount)))
         set(.maximumCPUs, Self.littleEndian(UInt16(truncatingIfNeeded: cpuCount)))
         set(.fileDirectory, [0, 0, 0, 0])

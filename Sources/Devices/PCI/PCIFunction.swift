@@ -98,6 +98,7 @@ public final class PCIFunction: Sendable {
         var nextFree = 0x40
         var msix: MSIX?
         var accessWindow: Int?
+        var registers: [(range: Range<Int>, written: @Sendable () -> Void)] = []
         var lineWanted = false
         var line: any InterruptLine = UnconnectedLine()
         var messages: (any MessageInterruptTarget)?
@@ -164,6 +165,22 @@ public final class PCIFunction: Sendable {
         contents.withLock { $0.accessWindow = offset }
     }
 
+    /// Adds a register of the device's own to configuration space (set-up only), with the bits that can be written; `written`
+    /// is called after each write to it.
+    public func addRegister(_ offset: Int, writable: [UInt8], written: @escaping @Sendable () -> Void) {
+        precondition(offset >= 0x40 && offset + writable.count <= 256)
+        contents.withLock { contents in
+            for (index, mask) in writable.enumerated() { contents.writable[offset + index] = mask }
+            contents.registers.append((offset..<offset + writable.count, written))
+        }
+    }
+
+    /// Sets a byte of configuration space that the device itself changes.
+    public func setRegister(_ offset: Int, _ value: UInt8) {
+        guard 0..<256 ~= offset else { return }
+        contents.withLock { $0.config[offset] = value }
+    }
+
     /// Connects the function to its wire and to the local APICs; the bus does so when the function is added.
     func connect(line: any InterruptLine, messages: any MessageInterruptTarget, interruptLine: UInt8) {
         contents.withLock {
@@ -211,6 +228,8 @@ public final class PCIFunction: Sendable {
             }
             contents.updateLine()
         }
+        let written = contents.withLock { $0.registers.filter { $0.range.overlaps(offset..<offset + size) } }
+        for register in written { register.written() }
         if let access = windowAccess(offset, size) {
             let data = contents.withLock { $0.get32(access.data) }
             access.device.write(offset: access.offset, size: access.size, value: UInt64(data))

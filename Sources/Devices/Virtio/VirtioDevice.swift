@@ -66,6 +66,8 @@ public struct VirtioDeviceState: Codable, Sendable, Equatable {
     public var scsi: VirtioSCSI.State?
     /// What the guest knows of a shared folder.
     public var folder: SharedFolderState?
+    /// Of memory that comes and goes.
+    public var memory: VirtioMemory.State?
     /// What a network card's driver has set.
     public var network: VirtioNetControl?
 

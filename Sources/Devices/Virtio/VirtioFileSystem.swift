@@ -22,8 +22,8 @@ public protocol FileServer: AnyObject, Sendable {
 public final class VirtioFileSystem: VirtioDevice {
     private struct Contents: Sendable {
         var reference = WeakTransport()
-        /// Chains that the worker has: queue and head.
-        var inFlight: [UInt64: HeldChain] = [:]
+        /// Chains that the worker has, with their answers once there are any.
+        var inFlight: [UInt64: (held: HeldChain, answer: [UInt8])] = [:]
         var next: UInt64 = 0
     }
 
@@ -44,6 +44,8 @@ public final class VirtioFileSystem: VirtioDevice {
     private let server: any FileServer
     private let worker: any Worker
     private let contents = Mutex(Contents())
+    /// Held while a request is done: a saved state has it either not yet done or with its answer.
+    private let working = Mutex(())
 
     /// Makes a device; the guest mounts it by its tag.
     public init(tag: String, door: any Door, server: any FileServer, worker: any Worker) {
@@ -91,9 +93,9 @@ public final class VirtioFileSystem: VirtioDevice {
     private func keep(_ chain: DescriptorChain, _ queue: Int, in locked: Virtqueue) throws(VirtqueueError) -> Job {
         let limit = Int(locked.size)
         let number = contents.withLock { contents -> UInt64? in
-            guard contents.inFlight.values.count(where: { $0.queue == queue }) < limit else { return nil }
+            guard contents.inFlight.values.count(where: { $0.held.queue == queue }) < limit else { return nil }
             contents.next &+= 1
-            contents.inFlight[contents.next] = HeldChain(queue: queue, head: chain.head)
+            contents.inFlight[contents.next] = (HeldChain(queue: queue, head: chain.head), [])
             return contents.next
         }
         guard let number else { throw .tooManyInFlight }
@@ -106,11 +108,13 @@ public final class VirtioFileSystem: VirtioDevice {
 
     /// On the worker.
     private func perform(_ job: Job, _ transport: VirtioPCI) {
-        let length = job.chain.readableLength
-        var answer: [UInt8] = []
-        if length <= Self.longestMessage {
+        let answer = working.withLock { _ in
+            let length = job.chain.readableLength
+            guard length <= Self.longestMessage else { return [UInt8]() }
             let request = transport.memory.gather(job.chain.readable, limit: length)
-            answer = server.answer(request, room: min(job.chain.writableLength, Self.longestMessage)) ?? []
+            let answer = server.answer(request, room: min(job.chain.writableLength, Self.longestMessage)) ?? []
+            contents.withLock { $0.inFlight[job.number]?.answer = answer }
+            return answer
         }
         door.admit(.blockCompletion(id: job.number, error: 0, data: answer)) { [weak self] event in
             guard let self, case .blockCompletion(_, _, let data) = event else { return }
@@ -123,26 +127,36 @@ public final class VirtioFileSystem: VirtioDevice {
 
     // MARK: State
 
-    /// Requests under way, which are done again, and what the guest knows.
+    /// What the guest knows, and requests under way: those done have their answers with them.
     public func saveDeviceState() -> VirtioDeviceState {
-        var state = VirtioDeviceState()
-        state.folder = server.saveState()
-        contents.withLock { contents in
-            state.inFlight = contents.inFlight.sorted { $0.key < $1.key }.map(\.value)
+        working.withLock { _ in
+            var state = VirtioDeviceState()
+            state.folder = server.saveState()
+            let all = contents.withLock { $0.inFlight.sorted { $0.key < $1.key }.map(\.value) }
+            state.inFlight = all.map(\.held)
+            state.frames = all.map(\.answer)
+            return state
         }
-        return state
     }
 
-    /// Puts back what the guest knows, and does requests again.
+    /// Puts back what the guest knows; requests that weren't done are done now.
     public func restoreDeviceState(_ state: VirtioDeviceState) throws {
+        guard state.frames.count == state.inFlight.count else { throw StateError("saved requests without answers") }
         if let folder = state.folder { try server.restoreState(folder) }
         guard let transport = contents.withLock({ $0.reference.transport }) else { return }
         for queue in 0..<2 {
             var jobs: [Job] = []
             transport.withQueue(queue) { (locked) throws(VirtqueueError) in
-                for held in state.inFlight where held.queue == queue {
-                    jobs.append(try keep(try locked.chain(from: held.head), queue, in: locked))
+                for (held, answer) in zip(state.inFlight, state.frames) where held.queue == queue {
+                    let chain = try locked.chain(from: held.head)
+                    guard answer.isEmpty else {
+                        let written = transport.memory.scatter(answer, into: chain.writable)
+                        try locked.push(head: chain.head, written: written)
+                        continue
+                    }
+                    jobs.append(try keep(chain, queue, in: locked))
                 }
+                if try locked.shouldInterrupt() { transport.interrupt(queue: queue) }
             }
             submit(jobs, transport)
             notified(queue: queue)

@@ -7,17 +7,23 @@
 //   FADT   PM1a event 0x600 and control 0x604, PM timer 0x608, GPE none, SCI 9, reset by 6 to port 0xCF9
 //   MADT   local APICs 0…n-1, I/O APIC 0 at GSI 0, ISA 0 on GSI 2, SCI level and active high, NMI on LINT1
 //   MCFG   configuration space of bus 0
-//   DSDT   PCI root with windows and interrupt routing, power-off state, COM1, RTC, i8042, motherboard resources
+//   DSDT   PCI root with windows and interrupt routing, power-off state, COM1, RTC, i8042, motherboard resources,
+//          generation ID, generic event device
 
 /// Builds the tables for one board.
 package struct ACPITables {
-    /// Number of processors.
-    package var processors: Int
+    /// The processors that are there, a bit each.
+    package var present: UInt64
+    /// Number of processors that there can be.
+    package var possible: Int
     /// Slots on PCI bus 0.
     package var slots = 32
 
-    /// Tables for a board with so many processors.
-    package init(processors: Int) { self.processors = processors }
+    /// Tables for a board with these processors.
+    package init(present: UInt64, possible: Int) {
+        self.present = present
+        self.possible = possible
+    }
 
     /// The interrupt input that a slot's pin (0 for INTA) is wired to.
     package static func gsi(slot: Int, pin: Int) -> UInt32 { UInt32(16 + (slot + pin) & 3) }
@@ -131,9 +137,10 @@ package struct ACPITables {
         var body: [UInt8] = []
         body.append(little: UInt32(truncatingIfNeeded: BoardLayout.localAPIC))
         body.append(little: UInt32(1))  // PCAT_COMPAT: 8259s are there
-        for id in 0..<UInt8(clamping: processors) {
+        for id in 0..<UInt8(clamping: possible) {
             body += [0, 8, id, id]
-            body.append(little: UInt32(1))
+            // Enabled, or online capable: it may come later.
+            body.append(little: UInt32(present >> UInt64(id) & 1 != 0 ? 1 : 2))
         }
         body += [1, 12, 0, 0]
         body.append(little: UInt32(truncatingIfNeeded: BoardLayout.ioAPIC))
@@ -175,17 +182,14 @@ package struct ACPITables {
             .define("_UID", .integer(0)), .define("_SEG", .integer(0)), .define("_BBN", .integer(0)),
             .define("_CRS", .resources(windows)), .define("_PRT", .package(routes)),
         ]
-        var cores: [AML] = []
-        for id in 0..<processors {
-            let digits = "00" + String(id, radix: 16, uppercase: true)
-            let name = "C" + digits.suffix(3)
-            cores.append(.device(name, [.define("_HID", .string("ACPI0007")), .define("_UID", .integer(UInt64(id)))]))
-        }
         let sleep: [UInt64] = [UInt64(Self.softOffType), 0, 0, 0]
         let body: [AML] = [
             .define("\\_S5", .package(sleep.map { AML.integer($0) })),
             .scope(
-                "\\_SB", [.device("PCI0", root), motherboard, serial, realTimeClock, keyboard, mouse] + cores),
+                "\\_SB",
+                [.device("PCI0", root), motherboard, serial, realTimeClock, keyboard, mouse, generation]
+                    + eventRegisters + processorDevices + [events]
+            ),
         ]
         return AML(body).bytes
     }
@@ -203,6 +207,7 @@ package struct ACPITables {
                             UInt32(truncatingIfNeeded: BoardLayout.configurationBase),
                             length: UInt32(truncatingIfNeeded: BoardLayout.configurationLength)),
                         AML.ports(BoardLayout.acpiPorts, count: 16),
+                        AML.ports(BoardLayout.eventPorts, count: 0x20),
                     ])),
             ])
     }
@@ -222,6 +227,17 @@ package struct ACPITables {
             [
                 .define("_HID", .eisaID("PNP0B00")),
                 .define("_CRS", .resources([AML.ports(0x70, count: 2), AML.interrupt(8)])),
+            ])
+    }
+
+    /// Microsoft, Virtual Machine Generation ID (2012): the address of the number, in halves.
+    private var generation: AML {
+        .device(
+            "VGEN",
+            [
+                .define("_HID", .string("ROST0001")), .define("_CID", .string("VM_Gen_Counter")),
+                .define("_DDN", .string("VM_Gen_Counter")),
+                .define("ADDR", .package([.integer(BoardLayout.generationID), .integer(0)])),
             ])
     }
 

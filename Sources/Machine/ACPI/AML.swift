@@ -1,4 +1,4 @@
-// A small encoder for the ACPI Machine Language: what a DSDT of fixed devices needs.
+// A small encoder for the ACPI Machine Language: what the board's DSDT needs.
 //
 // - Spec: ACPI 6.5, chapter 20 (AML), section 6.4 (resource descriptors).
 
@@ -58,6 +58,36 @@ package struct AML: Equatable, Sendable {
     package static func package(_ elements: [AML]) -> AML { block([0x12], [UInt8(elements.count & 255)], elements) }
     /// Method (name, 0, NotSerialized) { … }
     package static func method(_ path: String, _ body: [AML]) -> AML { block([0x14], name(path) + [0], body) }
+    /// Method (name, 1, Serialized) { … }
+    package static func handler(_ path: String, _ body: [AML]) -> AML { block([0x14], name(path) + [0x09], body) }
+    /// Notify (object, value)
+    package static func notify(_ path: String, _ value: UInt64) -> AML {
+        AML(raw: [0x86] + name(path) + integer(value).bytes)
+    }
+    /// If (predicate) { … }
+    package static func when(_ predicate: AML, _ body: [AML]) -> AML { block([0xA0], predicate.bytes, body) }
+    /// And (left, right)
+    package static func and(_ left: AML, _ right: AML) -> AML { AML(raw: [0x7B] + left.bytes + right.bytes + [0]) }
+    /// LocalN
+    package static func local(_ number: UInt8) -> AML { AML(raw: [0x60 + (number & 7)]) }
+    /// Store (value, name)
+    package static func store(_ value: AML, _ path: String) -> AML { AML(raw: [0x70] + value.bytes + name(path)) }
+    /// Store (value, LocalN)
+    package static func storeLocal(_ value: AML, _ number: UInt8) -> AML {
+        AML(raw: [0x70] + value.bytes + local(number).bytes)
+    }
+    /// OperationRegion (name, SystemIO, start, count)
+    package static func ports(_ path: String, _ start: UInt16, count: UInt8) -> AML {
+        AML(raw: [0x5B, 0x80] + name(path) + [0x01] + integer(UInt64(start)).bytes + integer(UInt64(count)).bytes)
+    }
+    /// Field (region, DWordAcc, NoLock, Preserve) { names, 32 bits each }
+    package static func doubleWords(_ region: String, _ names: [String]) -> AML {
+        block([0x5B, 0x81], name(region) + [0x03], names.map { AML(raw: name($0) + [32]) })
+    }
+    /// Buffer () { bytes }
+    package static func buffer(_ bytes: [UInt8]) -> AML {
+        block([0x11], integer(UInt64(bytes.count)).bytes, [AML(raw: bytes)])
+    }
     /// Return (value)
     package static func returning(_ value: AML) -> AML { AML(raw: [0xA4] + value.bytes) }
 

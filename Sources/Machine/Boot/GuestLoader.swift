@@ -10,10 +10,10 @@ package struct GuestLoader {
     package init(memory: GuestMemory) { self.memory = memory }
 
     /// End of RAM below the PCI hole.
-    var lowEnd: UInt64 { min(memory.ramSize, GuestMemory.holeStart) }
+    var lowEnd: UInt64 { memory.lowSize }
 
-    /// Bytes of RAM.
-    var ramSize: UInt64 { memory.ramSize }
+    /// Bytes of RAM that there are from the start.
+    var ramSize: UInt64 { memory.bootSize }
 
     /// Writes bytes; `what` names them in the error.
     func write(_ bytes: [UInt8], at address: UInt64, _ what: String, code: BootError.Code = .tooLarge)
@@ -25,17 +25,17 @@ package struct GuestLoader {
             throw BootError(
                 code,
                 "\(what) needs \(sizeInWords(UInt64(bytes.count))) at 0x\(String(address, radix: 16)); "
-                    + "the guest has \(sizeInWords(memory.ramSize)) of memory")
+                    + "the guest has \(sizeInWords(ramSize)) of memory")
         }
     }
 
     /// Fails unless all of a range is RAM.
     func require(_ address: UInt64, _ length: UInt64, _ what: String) throws(BootError) {
-        guard length <= memory.ramSize, memory.isRAM(GuestPhysicalAddress(address), length: Int(length)) else {
+        guard length <= ramSize, memory.isRAM(GuestPhysicalAddress(address), length: Int(length)) else {
             throw BootError(
                 .tooLarge,
                 "\(what) needs \(sizeInWords(length)) at 0x\(String(address, radix: 16)); "
-                    + "the guest has \(sizeInWords(memory.ramSize)) of memory")
+                    + "the guest has \(sizeInWords(ramSize)) of memory")
         }
     }
 

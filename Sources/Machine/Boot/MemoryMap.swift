@@ -24,6 +24,12 @@ package enum BoardLayout {
     package static let acpiTables: UInt64 = 0xE_0000
     /// End of the area for ACPI tables.
     package static let acpiTablesEnd: UInt64 = 0x10_0000
+    /// The generation ID, in the last page of that area.
+    package static let generationID: UInt64 = 0xF_F000
+    /// Base of the event block's ports.
+    package static let eventPorts: UInt16 = 0x620
+    /// GSI of ACPI's generic event device.
+    package static let eventInterrupt = 20
     /// Local APIC registers.
     package static let localAPIC: UInt64 = 0xFEE0_0000
     /// I/O APIC registers.

@@ -63,22 +63,8 @@ extension Machine {
     ) throws(MachineError) -> SnapshotResult {
         let file = try Self.createMemoryFile(folder, memory.ramSize)
         var translations = processors.map { $0.engine?.makeRoomForTranslations() }
-        let wasPaused = isPaused
         let started = HostClock.monotonic
-        try pause()
-        let state: SavedMachine
-        let capture: MemoryCapture
-        do throws(MachineError) {
-            state = try saveState()
-            try whilePaused()
-            capture = try beginCapture(to: file)
-            saveTranslations(into: &translations)
-        } catch {
-            if !wasPaused { try resume() }
-            throw error
-        }
-        if !processors.allSatisfy({ $0.engine?.noticesFirstWrites ?? true }) { capture.saveRest(of: memory) }
-        if !wasPaused { try resume() }
+        let (state, capture) = try captureState(into: file, &translations, whilePaused)
         let pause = HostClock.monotonic &- started
         capture.saveRest(of: memory) { progress(SnapshotProgress(done: $0, total: capture.total)) }
         memory.finishCapture()
@@ -90,7 +76,7 @@ extension Machine {
         let sums = capture.sums
         let manifest = SnapshotManifest(
             created: Date().formatted(.iso8601), memory: memory.ramSize, pages: sums.count { $0 != 0 },
-            processors: processors.count, model: processors[0].cpu.model.name)
+            processors: processorCount, model: processors[0].cpu.model.name)
         do { try file.synchronize() } catch {
             throw MachineError(.state, "the snapshot's memory can't be written: \(error)")
         }
@@ -102,6 +88,31 @@ extension Machine {
             }
         }
         return SnapshotResult(pause: pause, bytes: UInt64(manifest.pages) * GuestMemory.pageSize)
+    }
+
+    /// Takes the state and begins to save memory, while the machine stands still.
+    private func captureState(
+        into file: borrowing FileDescriptor, _ translations: inout [SavedTranslations?],
+        _ whilePaused: () throws(MachineError) -> Void
+    ) throws(MachineError) -> (SavedMachine, MemoryCapture) {
+        standstill.lockForWriting()
+        defer { standstill.unlock() }
+        let wasPaused = isPaused
+        try stopProcessors()
+        let state: SavedMachine
+        let capture: MemoryCapture
+        do throws(MachineError) {
+            state = try saveState()
+            try whilePaused()
+            capture = try beginCapture(to: file)
+            saveTranslations(into: &translations)
+        } catch {
+            if !wasPaused { try letProcessorsGo() }
+            throw error
+        }
+        if !processors.allSatisfy({ $0.engine?.noticesFirstWrites ?? true }) { capture.saveRest(of: memory) }
+        if !wasPaused { try letProcessorsGo() }
+        return (state, capture)
     }
 
     /// Keeps what a disk holds in a file of another name, beside its own, and lets the guest write to a new one over it. For
@@ -173,8 +184,12 @@ extension Machine {
         }
         door.close()
         try restoreState(snapshot.state)
+        try adoptProcessors()
         for (processor, file) in zip(processors, code) {
             if let file { _ = processor.engine?.restoreTranslations(from: file, memory: snapshot.memorySum) }
         }
+        // The state is an earlier one, or another machine's too: what must be unique has to be made anew.
+        board.generation.change()
+        board.events.tell(.generation)
     }
 }

@@ -136,7 +136,8 @@ extension Machine {
             }
             let state = try JSONDecoder().decode(SavedMachine.self, from: data)
             guard state.processors.count == processors.count else {
-                throw StateError("it is of \(state.processors.count) processors, this machine has \(processors.count)")
+                throw StateError(
+                    "it is of \(state.processors.count) processors at most, this machine of \(processors.count)")
             }
             let now = roost_rdtsc()
             try state.components.restore(board.components)

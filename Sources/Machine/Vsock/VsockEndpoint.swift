@@ -67,7 +67,8 @@ public final class VsockEndpoint: Sendable {
     /// Begins to serve a device.
     func start(_ device: VirtioVsock) throws(HostError) {
         contents.withLock { $0.device = device }
-        let thread = try HostThread(name: "roost-vsock") { [unowned self] in run() }
+        // A machine that can't be made lets go of its endpoint, perhaps before the thread has begun.
+        let thread = try HostThread(name: "roost-vsock") { [weak self] in self?.run() }
         contents.withLock { $0.thread = thread }
     }
 

@@ -13,6 +13,10 @@ public struct MachineReport: Codable, Sendable {
     public var usage: ProcessUsage?
     /// What its devices have moved.
     public var traffic: TrafficCount
+    /// Its disks and drives.
+    public var disks: [DiskStatus]?
+    /// Bytes of memory that the guest has.
+    public var memory: UInt64?
     /// Bytes of memory given back to the host so far.
     public var returnedMemory: UInt64
 }
@@ -24,6 +28,15 @@ public struct ByteCountParameters: Codable, Sendable {
 
     /// A number of bytes.
     public init(bytes: UInt64) { self.bytes = bytes }
+}
+
+/// A number of things.
+public struct CountParameters: Codable, Sendable {
+    /// How many.
+    public var count: Int
+
+    /// A number.
+    public init(count: Int) { self.count = count }
 }
 
 /// A name.
@@ -51,6 +64,16 @@ public enum MachineRequest {
     public static let end = "end"
     /// Asks the guest to give back memory: `ByteCountParameters`.
     public static let balloon = "balloon"
+    /// Gives the guest so many processors, or asks for some: `CountParameters`.
+    public static let setProcessors = "set-processors"
+    /// Asks the guest to have so much memory: `ByteCountParameters`.
+    public static let setMemory = "set-memory"
+    /// Connects a disk (`DiskConfiguration`); answers its name, `NameParameters`.
+    public static let attachDisk = "attach-disk"
+    /// Takes a disk or drive away: `NameParameters`.
+    public static let detachDisk = "detach-disk"
+    /// Puts an image into a drive, or takes it out: `MediumParameters`.
+    public static let changeMedium = "change-medium"
     /// Streams the console, from so many bytes back (`ByteCountParameters`); input goes to the guest.
     public static let console = "console"
     /// Forwards one more port of the host: `ForwardConfiguration`.
@@ -77,7 +100,7 @@ public enum MachineRequest {
                     MachineReport(
                         state: machine.state, time: HostClock.monotonic,
                         usage: ProcessUsage(of: DetachedProcess.ownNumber), traffic: machine.traffic,
-                        returnedMemory: machine.returnedMemory))
+                        disks: machine.disks, memory: machine.memorySize, returnedMemory: machine.returnedMemory))
             },
             powerButton: { _ in
                 if machine.isPaused { throw MachinesError(.badRequest, "it is paused; `roost resume` lets it go on") }
@@ -106,6 +129,27 @@ public enum MachineRequest {
             },
             balloon: { call in
                 machine.setBalloon(try call.parameters(ByteCountParameters.self).bytes)
+                return .done
+            },
+            setProcessors: { call in
+                try stored.setProcessors(try call.parameters(CountParameters.self).count, of: machine)
+                return .done
+            },
+            setMemory: { call in
+                try stored.setMemory(try call.parameters(ByteCountParameters.self).bytes, of: machine)
+                return .done
+            },
+            attachDisk: { call in
+                .result(
+                    NameParameters(
+                        name: try stored.attach(try call.parameters(DiskConfiguration.self), to: machine)))
+            },
+            detachDisk: { call in
+                try stored.detach(try call.parameters(NameParameters.self).name, from: machine)
+                return .done
+            },
+            changeMedium: { call in
+                try stored.changeMedium(try call.parameters(MediumParameters.self), of: machine)
                 return .done
             },
             console: { call in

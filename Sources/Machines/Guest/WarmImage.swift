@@ -53,10 +53,11 @@ public struct WarmImage: Sendable {
         let cards = configuration.networks.map { "\($0.kind)" }.joined(separator: " ")
         return """
             image \(image.disk) \(attributes[.systemFileNumber] ?? 0) \(changed) \(attributes[.size] ?? 0)
-            memory \(configuration.memory)
-            processors \(configuration.processors) \(configuration.cpuModel ?? "host")
+            memory \(configuration.memory) \(configuration.maximumMemory ?? 0)
+            processors \(configuration.processors) \(configuration.maximumProcessors ?? 0) \(configuration.cpuModel ?? "host")
             disks \(configuration.disks.map(\.path))
             networks \(cards)
+            watchdog \(configuration.watchdog.map(\.rawValue) ?? "")
 
             """
     }

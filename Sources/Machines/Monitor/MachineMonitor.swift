@@ -50,6 +50,7 @@ public final class MachineMonitor: Sendable {
             stored.hasGoneOn()
             if goesOn.snapshot != nil { try refresh.start(machine, stored, manifest, isClone: goesOn.isClone) }
             try started(machine)
+            if configuration.wantedMemory != nil { stored.bringOnline(machine) }
         } catch {
             events.note("failed", "\(error)")
             try change { $0.end("\(error)", isFailure: true) }

@@ -55,6 +55,7 @@ extension MachineOutcome {
         case .reset: ("reset", false)
         case .ended: ("ended", false)
         case .debugExit(let status): ("wrote the debug-exit port: status \(status)", false)
+        case .panicked: ("the kernel has panicked", true)
         case .tripleFault(let report), .engineFailed(let report), .difference(let report): (report, true)
         case .failed(let text): (text, true)
         }

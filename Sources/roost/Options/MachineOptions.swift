@@ -24,11 +24,14 @@ struct MachineOptions: ParsableArguments {
     @Option(help: "The processor's model (default: what the host has, without AVX-512).")
     var cpu: String?
 
-    @Option(help: "Number of processors.")
-    var cpus: Int = 1
+    @Option(help: "Number of processors: N[,max=M]; up to M can be added while the machine runs ('roost set').")
+    var cpus: ProcessorsOption = ProcessorsOption(count: 1)
 
-    @Option(help: "Memory: bytes, or a number with K, M or G.")
-    var memory: MemorySize = MemorySize(bytes: 512 << 20)
+    @Option(
+        help: """
+            Memory as SIZE[,max=SIZE]: bytes, or a number with K, M or G; up to max while the machine runs ('roost set').
+            """)
+    var memory: MemoryOption = MemoryOption(bytes: 512 << 20)
 
     @Option(
         help: "Memory that the guest is asked to give back (its virtio balloon): bytes, or a number with K, M or G.")
@@ -76,6 +79,15 @@ struct MachineOptions: ParsableArguments {
     @Option(help: "User data for cloud-init in the guest, on a disk of its own (NoCloud).", completion: .file())
     var cloudInit: String?
 
+    @Option(help: "What a panic of the guest's kernel does, beside being told.")
+    var onPanic: PanicAction = .none
+
+    @Option(help: "A watchdog (i6300ESB), and what it does if the guest doesn't feed it, beside telling.")
+    var watchdog: WatchdogAction?
+
+    @Flag(help: "Put the guest's memory into huge pages, where the host has them for shared memory.")
+    var hugePages = false
+
     @Option(help: "A port whose writes of v end Roost with status (v << 1) | 1.")
     var debugExit: PortNumber?
 
@@ -107,15 +119,18 @@ struct MachineOptions: ParsableArguments {
         configuration.movesEveryMilliseconds = moveEvery
         configuration.codeCache = codeCache.bytes
         configuration.userMode = userMode
-        configuration.processors = cpus
+        cpus.apply(to: &configuration)
         configuration.balloon = balloon.bytes
-        configuration.memory = memory.bytes
+        memory.apply(to: &configuration)
         configuration.disks = disk.map(\.value)
         configuration.drives = cdrom.map { $0 == "empty" ? nil : $0 }
         configuration.clock = clock
         configuration.networks = try networks()
         configuration.sockets = vsock?.value ?? (clock == .host ? VsockConfiguration() : nil)
         configuration.folders = share.map(\.value)
+        configuration.onPanic = onPanic
+        configuration.watchdog = watchdog
+        configuration.usesHugePages = hugePages
         configuration.debugExitPort = debugExit?.value
         configuration.hasTestDevice = testDevice
         configuration.rebootsOnReset = !noReboot

@@ -25,7 +25,7 @@ struct ListCommand: ParsableCommand {
             listing.rows.append([
                 .text(machine.name), .text(manifest == nil ? "damaged" : status.rawValue), .init(manifest?.image),
                 .init(manifest.map { UInt64($0.machine.processors) }),
-                manifest.map { .bytes($0.machine.memory) } ?? .none,
+                manifest.map { .bytes($0.machine.wantedMemory ?? $0.machine.memory) } ?? .none,
                 .bytes(UInt64(max(0, machine.bytesOnDisk))), .init(manifest?.created),
             ])
         }
@@ -89,9 +89,14 @@ struct InfoCommand: ParsableCommand {
         lines.append(("kernel", machine.boot.kernel))
         if let line = machine.boot.commandLine { lines.append(("arguments", line)) }
         lines.append(("processors", "\(machine.processors)"))
-        lines.append(("memory", Listing.short(machine.memory)))
+        lines.append(("memory", Listing.short(machine.wantedMemory ?? machine.memory)))
         if machine.balloon > 0 { lines.append(("balloon", Listing.short(machine.balloon))) }
-        for disk in machine.disks { lines.append(("disk", disk.path)) }
+        if let disks = report.running?.disks {
+            for disk in disks { lines.append((disk.name, disk.path ?? "empty")) }
+        } else {
+            for disk in machine.disks { lines.append(("disk", disk.path)) }
+            for path in machine.drives { lines.append(("cdrom", path ?? "empty")) }
+        }
         for network in machine.networks { lines.append(("network", network.inWords)) }
         lines.append(("folder", report.folder))
         lines.append(("id", report.manifest.id.uuidString.lowercased()))

@@ -9,15 +9,16 @@ internal import Storage
 struct SetCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "set", abstract: "Change what a machine is made of.",
-        discussion: "The balloon can be set while the machine runs, the rest when it doesn't.")
+        discussion:
+            "Processors, memory and balloon can be set while the machine runs, the rest when it doesn't.")
 
     @OptionGroup var machine: MachineArgument
 
-    @Option(help: "Number of processors.")
-    var cpus: Int?
+    @Option(help: "Number of processors: N[,max=M]; N at once if it runs, up to the M that it was started with.")
+    var cpus: ProcessorsOption?
 
-    @Option(help: "Memory: bytes, or a number with K, M or G.")
-    var memory: MemorySize?
+    @Option(help: "Memory: SIZE[,max=SIZE]; SIZE at once if it runs, from what it was started with to the max.")
+    var memory: MemoryOption?
 
     @Option(help: "Memory that the guest is asked to give back; at once if it runs.")
     var balloon: MemorySize?
@@ -32,7 +33,9 @@ struct SetCommand: ParsableCommand {
     var diskBps: MemorySize?
 
     func validate() throws {
-        if let cpus, !(1...64 ~= cpus) { throw ValidationError("there can be 1 to 64 processors") }
+        if let cpus, !(1...64 ~= cpus.count && 1...64 ~= cpus.maximum ?? 1) {
+            throw ValidationError("there can be 1 to 64 processors")
+        }
         if let memory, memory.bytes < 1 << 20 || memory.bytes % 4096 != 0 {
             throw ValidationError("memory is at least 1M, and a multiple of 4K")
         }
@@ -43,13 +46,20 @@ struct SetCommand: ParsableCommand {
 
     func run() throws {
         let stored = try machine.find()
-        if stored.isRunning, let balloon, cpus == nil, memory == nil, engine == nil, diskIops == nil, diskBps == nil {
-            let parameters = ByteCountParameters(bytes: balloon.bytes)
-            return _ = try stored.control().call(MachineRequest.balloon, parameters) as NoParameters
+        if stored.isRunning, cpus?.maximum == nil, memory?.maximum == nil, engine == nil, diskIops == nil,
+            diskBps == nil
+        {
+            if let cpus { try stored.setProcessors(cpus.count) }
+            if let memory { try stored.setMemory(memory.bytes) }
+            if let balloon {
+                let parameters = ByteCountParameters(bytes: balloon.bytes)
+                _ = try stored.control().call(MachineRequest.balloon, parameters) as NoParameters
+            }
+            return
         }
         try stored.change { machine in
-            if let cpus { machine.processors = cpus }
-            if let memory { machine.memory = memory.bytes }
+            cpus?.apply(to: &machine)
+            memory?.apply(to: &machine)
             if let balloon { machine.balloon = balloon.bytes }
             if let engine { machine.engine = engine }
             for index in machine.disks.indices {

@@ -1,0 +1,6 @@
+// What `--on-panic` and `--watchdog` take.
+public import ArgumentParser
+public import Machine
+
+extension PanicAction: ExpressibleByArgument {}
+extension WatchdogAction: ExpressibleByArgument {}
