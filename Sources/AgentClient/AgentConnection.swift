@@ -72,12 +72,15 @@ public final class AgentConnection {
         }
     }
 
+    /// The next message. One that comes in small pieces has no more time than one that comes at once.
     private func receive(milliseconds: Int32) throws(AgentError) -> AgentMessage {
+        let deadline = HostClock.monotonic &+ UInt64(max(0, milliseconds)) &* 1_000_000
         while true {
             if let message = try nextMessage() { return message }
+            let now = HostClock.monotonic
             var waiting = [Readiness(stream.rawValue)]
-            Readiness.wait(&waiting, milliseconds: milliseconds)
-            guard waiting[0].canRead else { throw AgentError("the guest's agent does not answer") }
+            Readiness.wait(&waiting, milliseconds: now < deadline ? Int32((deadline - now) / 1_000_000) + 1 : 0)
+            guard waiting[0].canRead, now < deadline else { throw AgentError("the guest's agent does not answer") }
             try read()
         }
     }

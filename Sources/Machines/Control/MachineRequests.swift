@@ -39,8 +39,10 @@ public struct NameParameters: Codable, Sendable {
 public enum MachineRequest {
     /// What it is doing: answers a `MachineReport`.
     public static let report = "report"
-    /// Presses the power button.
-    public static let powerButton = "power-button"
+    /// Has the guest shut down: by its agent, or by the power button.
+    public static let shutDown = "shut-down"
+    /// The addresses of the guest's network interfaces: answers a list of `GuestAddress`.
+    public static let addresses = "addresses"
     /// Stops the processors between two instructions.
     public static let pause = "pause"
     /// Lets them go on.
@@ -79,11 +81,11 @@ public enum MachineRequest {
                         usage: ProcessUsage(of: DetachedProcess.ownNumber), traffic: machine.traffic,
                         returnedMemory: machine.returnedMemory))
             },
-            powerButton: { _ in
-                if machine.isPaused { throw MachinesError(.badRequest, "it is paused; `roost resume` lets it go on") }
-                machine.powerButton()
+            shutDown: { _ in
+                if try machine.shutDown() { events.note("shutDown") }
                 return .done
             },
+            addresses: { _ in .result(machine.guestAddresses) },
             pause: { _ in
                 if machine.isPaused { return .done }
                 try machine.pause()
