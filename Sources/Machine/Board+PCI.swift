@@ -16,6 +16,7 @@ internal import Storage
 package struct Backends: Sendable {
     let disks: MachineDisks
     var ports: [NetworkPort] = []
+    var cards: [VirtioNet] = []
     var balloon: VirtioBalloon?
     var sockets: VsockEndpoint?
 }
@@ -42,7 +43,7 @@ extension Board {
                     server: isVirtual ? WorkerServer(InlineWorker()) : try Self.server(of: backend, disk)))
         }
         for path in configuration.drives { _ = try backends.disks.addDrive(path) }
-        backends.ports = try connectNetworks(configuration, door: door)
+        (backends.ports, backends.cards) = try connectNetworks(configuration, door: door)
         try add(VirtioEntropy(door: door))
         let balloon = VirtioBalloon(wanted: configuration.balloon)
         try add(balloon)

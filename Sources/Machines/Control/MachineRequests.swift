@@ -59,6 +59,8 @@ public enum MachineRequest {
     public static let addForward = "add-forward"
     /// Forwards a port no more: `ForwardConfiguration`.
     public static let removeForward = "remove-forward"
+    /// Changes limits on disks and network cards: `LimitChange`.
+    public static let setLimits = "set-limits"
     /// Takes a snapshot (`NameParameters`): streams its progress as JSON lines, `SnapshotNews`.
     public static let takeSnapshot = "take-snapshot"
     /// Deletes a snapshot: `NameParameters`.
@@ -123,6 +125,10 @@ public enum MachineRequest {
             },
             removeForward: { call in
                 try stored.removeForward(try call.parameters(ForwardConfiguration.self), from: machine)
+                return .done
+            },
+            setLimits: { call in
+                try stored.setLimits(try call.parameters(LimitChange.self), of: machine)
                 return .done
             },
             takeSnapshot: { call in

@@ -9,7 +9,7 @@ internal import Storage
 struct SetCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "set", abstract: "Change what a machine is made of.",
-        discussion: "The balloon can be set while the machine runs, the rest when it doesn't.")
+        discussion: "The balloon and limits can be set while the machine runs, the rest when it doesn't.")
 
     @OptionGroup var machine: MachineArgument
 
@@ -25,45 +25,41 @@ struct SetCommand: ParsableCommand {
     @Option(help: "What runs the processor.")
     var engine: EngineKind?
 
-    @Option(help: "Requests a second of every disk; 0: no limit.")
-    var diskIops: UInt64?
-
-    @Option(help: "Bytes a second of every disk; 0: no limit.")
-    var diskBps: MemorySize?
+    @OptionGroup var limits: LimitOptions
 
     func validate() throws {
         if let cpus, !(1...64 ~= cpus) { throw ValidationError("there can be 1 to 64 processors") }
         if let memory, memory.bytes < 1 << 20 || memory.bytes % 4096 != 0 {
             throw ValidationError("memory is at least 1M, and a multiple of 4K")
         }
-        let isChange =
-            cpus != nil || memory != nil || balloon != nil || engine != nil || diskIops != nil || diskBps != nil
-        if !isChange { throw ValidationError("nothing to change; see 'roost set --help'") }
+        let isChange = cpus != nil || memory != nil || balloon != nil || engine != nil
+        if !isChange && limits.change.isEmpty { throw ValidationError("nothing to change; see 'roost set --help'") }
     }
 
     func run() throws {
         let stored = try machine.find()
-        if stored.isRunning, let balloon, cpus == nil, memory == nil, engine == nil, diskIops == nil, diskBps == nil {
-            let parameters = ByteCountParameters(bytes: balloon.bytes)
-            return _ = try stored.control().call(MachineRequest.balloon, parameters) as NoParameters
+        if stored.isRunning, cpus == nil, memory == nil, engine == nil {
+            if let balloon {
+                let parameters = ByteCountParameters(bytes: balloon.bytes)
+                _ = try stored.control().call(MachineRequest.balloon, parameters) as NoParameters
+            }
+            if !limits.change.isEmpty { try stored.setLimits(limits.change) }
+            return
         }
         try stored.change { machine in
             if let cpus { machine.processors = cpus }
             if let memory { machine.memory = memory.bytes }
             if let balloon { machine.balloon = balloon.bytes }
             if let engine { machine.engine = engine }
-            for index in machine.disks.indices {
-                if let diskIops { machine.disks[index].limits.operations = diskIops }
-                if let diskBps { machine.disks[index].limits.bytes = diskBps.bytes }
-            }
         }
+        if !limits.change.isEmpty { try stored.setLimits(limits.change) }
     }
 }
 
 /// `roost rename`.
 struct RenameCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "rename", abstract: "Give a machine that doesn't run another name.")
+        commandName: "rename", abstract: "Give a machine another name, whether it runs or not.")
 
     @OptionGroup var machine: MachineArgument
 
