@@ -4,7 +4,7 @@
 //   0     host bridge
 //   1…    virtio disks, in the order of the command line
 //   then  virtio network cards, in the order of the command line, entropy, balloon, console (hvc0, for output only),
-//         sockets, the SCSI controller, shared folders
+//         sockets, the SCSI controller, shared folders, mounted folders
 package import DeviceModel
 internal import Devices
 internal import GuestMemory
@@ -19,6 +19,7 @@ package struct Backends: Sendable {
     var cards: [VirtioNet] = []
     var balloon: VirtioBalloon?
     var sockets: VsockEndpoint?
+    var mounts: MountedFolders?
 }
 
 extension Board {
@@ -52,6 +53,7 @@ extension Board {
         backends.sockets = try connectSockets(configuration, door: door)
         try add(backends.disks.controller)
         try connectFolders(configuration, door: door)
+        backends.mounts = try connectMounts(configuration, door: door)
         return backends
     }
 

@@ -58,6 +58,7 @@ extension MachineConfiguration: Codable {
         networks = []
         try container.take("networks", into: &networks)
         try container.take("folders", into: &folders)
+        mounts = try container.decodeIfPresent([MountConfiguration].self, forKey: FieldName("mounts"))
         sockets = try container.decodeIfPresent(VsockConfiguration.self, forKey: FieldName("sockets"))
         debugExitPort = try container.decodeIfPresent(UInt16.self, forKey: FieldName("debugExitPort"))
         try container.take("testDevice", into: &hasTestDevice)
@@ -81,6 +82,7 @@ extension MachineConfiguration: Codable {
         try container.put("drives", drives, unless: [])
         try container.put("networks", networks)
         try container.put("folders", folders, unless: [])
+        try container.put("mounts", ifAny: mounts)
         try container.put("sockets", ifAny: sockets)
         try container.put("debugExitPort", ifAny: debugExitPort)
         try container.put("testDevice", hasTestDevice, unless: false)

@@ -18,7 +18,8 @@ struct Roost: ParsableCommand {
             PauseCommand.self,
             ResumeCommand.self, ResetCommand.self,
             ConsoleCommand.self, LogsCommand.self, EventsCommand.self, ListCommand.self, InfoCommand.self,
-            TopCommand.self, SetCommand.self, ForwardCommand.self, RenameCommand.self, DeleteCommand.self,
+            TopCommand.self, SetCommand.self, ForwardCommand.self, MountCommand.self, UnmountCommand.self,
+            RenameCommand.self, DeleteCommand.self,
             SnapshotCommand.self, RestoreCommand.self, CloneCommand.self, ExportCommand.self, ImportCommand.self,
             ImageCommand.self, DiskCommand.self, DoctorCommand.self, ManualCommand.self,
         ])

@@ -61,6 +61,10 @@ public enum MachineRequest {
     public static let removeForward = "remove-forward"
     /// Changes limits on disks and network cards: `LimitChange`.
     public static let setLimits = "set-limits"
+    /// Gives the guest a folder of the host's: `MountConfiguration`; answers a `MountAnswer`.
+    public static let mount = "mount"
+    /// Takes one from it: `UnmountParameters`.
+    public static let unmount = "unmount"
     /// Takes a snapshot (`NameParameters`): streams its progress as JSON lines, `SnapshotNews`.
     public static let takeSnapshot = "take-snapshot"
     /// Deletes a snapshot: `NameParameters`.
@@ -129,6 +133,14 @@ public enum MachineRequest {
             },
             setLimits: { call in
                 try stored.setLimits(try call.parameters(LimitChange.self), of: machine)
+                return .done
+            },
+            mount: { call in
+                .result(
+                    MountAnswer(isThere: try stored.mount(try call.parameters(MountConfiguration.self), in: machine)))
+            },
+            unmount: { call in
+                try stored.unmount(try call.parameters(UnmountParameters.self), in: machine)
                 return .done
             },
             takeSnapshot: { call in

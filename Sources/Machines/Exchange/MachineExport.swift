@@ -83,6 +83,8 @@ private struct ExportPackage {
             sizes.append(image.byteCount)
         }
         self.manifest.machine.sockets?.path = nil
+        self.manifest.machine.folders = []
+        self.manifest.machine.mounts = []
         for index in machine.networks.indices { self.manifest.machine.networks[index].capture = nil }
     }
 

@@ -83,6 +83,8 @@ extension MachineStore {
         }
         // Nothing outside its folder is the archive's to name.
         manifest.machine.sockets?.path = nil
+        manifest.machine.folders = []
+        manifest.machine.mounts = []
         manifest.machine.drives = given.machine.drives.map { _ in nil }
         for index in manifest.machine.networks.indices {
             manifest.machine.networks[index].capture = nil

@@ -28,8 +28,9 @@ public struct GuestAddress: Codable, Sendable, Equatable {
 }
 
 extension Machine {
-    /// How long a guest has to answer in which nobody may be there who does.
+    /// How long a guest has to answer in which nobody may be there who does, and how long an agent that is there has.
     static var agentPatience: Int32 { 1000 }
+    static var answerPatience: Int32 { 5000 }
 
     /// The agent, if it answers now.
     func agent() throws -> AgentConnection {
@@ -41,14 +42,14 @@ extension Machine {
 
     /// The addresses of the guest's network interfaces; none if no agent answers.
     var guestAddresses: [GuestAddress] {
-        let texts = try? agent().perform(.addresses, milliseconds: Self.agentPatience)
+        let texts = try? agent().perform(.addresses, milliseconds: Self.answerPatience)
         return (texts ?? []).prefix(GuestAddress.most).compactMap { GuestAddress($0) }
     }
 
     /// Has the guest shut down: its agent where one answers, else by the power button. Whether the agent does it.
     func shutDown() throws -> Bool {
         if isPaused { throw MachinesError(.badRequest, "it is paused; `roost resume` lets it go on") }
-        if (try? agent().perform(.powerOff, milliseconds: Self.agentPatience)) != nil { return true }
+        if (try? agent().perform(.powerOff, milliseconds: Self.answerPatience)) != nil { return true }
         powerButton()
         return false
     }

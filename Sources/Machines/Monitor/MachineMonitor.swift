@@ -10,7 +10,7 @@ public final class MachineMonitor: Sendable {
     private let store: MachineStore
     private let lock: MachineLock
     private let manifest: MachineManifest
-    private let goesOn: (snapshot: Snapshot?, isClone: Bool)
+    private let goesOn: GoingOn
     private let record = Mutex(RunRecord())
     private let refresh = GuestRefresh()
 
@@ -49,7 +49,7 @@ public final class MachineMonitor: Sendable {
                 handlers: MachineRequest.handlers(machine, stored, events, refresh, note: note))
             try events.watch(machine.console.history)
             stored.hasGoneOn()
-            if goesOn.snapshot != nil { try refresh.start(machine, stored, manifest, isClone: goesOn.isClone) }
+            if goesOn.snapshot != nil { try refresh.start(machine, stored, manifest, goesOn) }
             try started(machine)
         } catch {
             events.note("failed", "\(error)")

@@ -97,6 +97,9 @@ struct InfoCommand: ParsableCommand {
         lines.append(("memory", Listing.short(machine.memory)))
         if machine.balloon > 0 { lines.append(("balloon", Listing.short(machine.balloon))) }
         for disk in machine.disks { lines.append(("disk", disk.path)) }
+        for mount in machine.mounts ?? [] {
+            lines.append(("mount", "\(mount.folder) at \(mount.path)\(mount.isReadOnly ? ", read-only" : "")"))
+        }
         for network in machine.networks { lines.append(("network", network.inWords)) }
         lines.append(("folder", report.folder))
         lines.append(("id", report.manifest.id.uuidString.lowercased()))
