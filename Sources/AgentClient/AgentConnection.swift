@@ -9,10 +9,15 @@ public struct AgentError: Error, CustomStringConvertible, Equatable, Sendable {
     /// In one line.
     public var description: String
 
-    /// Makes an error.
+    /// Makes an error. A guest has its say in some: what would steer a terminal is left out.
     public init(errno: Int32 = 0, _ description: String) {
         self.errno = errno
-        self.description = description
+        self.description = String(
+            String.UnicodeScalarView(description.unicodeScalars.filter(Self.isPlain).prefix(1000)))
+    }
+
+    private static func isPlain(_ scalar: Unicode.Scalar) -> Bool {
+        !(scalar.value < 0x20 || 0x7F...0x9F ~= scalar.value)
     }
 }
 
