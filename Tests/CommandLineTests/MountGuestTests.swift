@@ -129,6 +129,16 @@ struct MountGuestTests {
         try home.succeed("mount", "c", share, "/mine", "--read-only")
         #expect(try guest("cat /mine/from-host", in: "c") == "written by the host\n")
 
+        // Nor has one that was in an archive; where they were stands there, not what they were.
+        let archive = home.folder + "/s.tar"
+        try home.succeed("export", "m", archive, "--snapshot", "s")
+        let head = try String(decoding: Data(contentsOf: URL(fileURLWithPath: archive)).prefix(4096), as: UTF8.self)
+        #expect(head.contains("/work") && !head.contains(share))
+        try home.succeed("import", archive, "--name", "i")
+        try home.succeed("start", "i")
+        #expect(try guest("ls /work; hostname", in: "i") == "i\n")
+        try home.succeed("stop", "i", "--timeout", "0", "--force")
+
         // One that is gone meanwhile is said, and can be taken away.
         try home.succeed("stop", "m", "--timeout", "0", "--force")
         try FileManager.default.moveItem(atPath: share, toPath: share + "-gone")

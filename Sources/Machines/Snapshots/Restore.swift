@@ -13,6 +13,8 @@ struct PendingRestore: Codable, Sendable {
     var isDone = false
     /// The guest is a copy, and has to be told.
     var isClone = false
+    /// The guest had folders mounted of which the snapshot's record says nothing.
+    var hadMounts: Bool?
 }
 
 /// What the next start goes on from; without a snapshot it boots.
@@ -68,7 +70,7 @@ extension StoredMachine {
         }
         return GoingOn(
             snapshot: try Snapshot(snapshotFolder(pending.snapshot) + "/machine"), isClone: pending.isClone,
-            hasOtherMounts: try manifest().machine.mounts != record.machine.mounts)
+            hasOtherMounts: try manifest().machine.mounts != record.machine.mounts || pending.hadMounts == true)
     }
 
     /// The guest goes on: the next start boots.
