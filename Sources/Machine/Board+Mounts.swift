@@ -44,7 +44,7 @@ extension Board {
         let server = MountedFolders()
         for mount in mounts { try server.add(mount) }
         let worker: any Worker =
-            configuration.clock == .virtual ? InlineWorker() : QueueWorker(name: "roost.mounts")
+            configuration.clock == .virtual ? InlineWorker() : WorkerThreads(name: "roost-mounts")
         try add(VirtioFileSystem(tag: Self.mountsTag, door: door, server: server, worker: worker))
         return server
     }
