@@ -107,6 +107,8 @@ final class DiskBackend: BlockBackend {
 
     /// Begins a transfer without the image's help, which keeps its file until `end`; nil if that can't be.
     func beginDirect(_ operation: Devices.BlockOperation) -> DirectTransfer? {
+        // Limits may have come since the disk was opened: who carries out the request waits for them.
+        if throttle != nil { return nil }
         let (offset, buffer, fills): (UInt64, TransferBuffer, Bool)
         switch operation {
         case .read(let place, let memory): (offset, buffer, fills) = (place, memory, true)
