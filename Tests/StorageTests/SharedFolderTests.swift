@@ -91,7 +91,7 @@ final class Client {
     var secret: String { (try? String(contentsOfFile: outside + "/secret", encoding: .utf8)) ?? "gone" }
 }
 
-@Suite("Shared folders") struct SharedFolderTests {
+@Suite("Shared folders", .serialized) struct SharedFolderTests {
     private func nodes(_ state: SharedFolderState) -> [SharedFolderState.Node] {
         state.nodes + (state.parts ?? []).flatMap(\.state.nodes)
     }
