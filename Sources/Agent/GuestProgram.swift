@@ -19,7 +19,7 @@ struct GuestUser {
 
     /// Looks a user up.
     static func named(_ name: String) throws(AgentError) -> GuestUser {
-        for line in contents(of: "/etc/passwd").split(separator: "\n") {
+        for line in GuestFile.contents(of: "/etc/passwd").split(separator: "\n") {
             let parts = line.split(separator: ":", omittingEmptySubsequences: false)
             guard parts.count >= 7, parts[0] == name, let user = UInt32(parts[2]), let group = UInt32(parts[3]) else {
                 continue
@@ -32,14 +32,18 @@ struct GuestUser {
 
     /// The groups that a user is in beside its own, as /etc/group says.
     var groups: [UInt32] {
-        Self.contents(of: "/etc/group").split(separator: "\n").compactMap { line in
+        GuestFile.contents(of: "/etc/group").split(separator: "\n").compactMap { line in
             let parts = line.split(separator: ":", omittingEmptySubsequences: false)
             guard parts.count >= 4, parts[3].split(separator: ",").contains(Substring(name)) else { return nil }
             return UInt32(parts[2])
         }
     }
+}
 
-    private static func contents(of path: String) -> String {
+/// Files of the guest's.
+enum GuestFile {
+    /// What a file holds, a megabyte at most; nothing if it can't be read.
+    static func contents(of path: String) -> String {
         let file = open(path, O_RDONLY | O_CLOEXEC)
         guard file >= 0 else { return "" }
         defer { close(file) }

@@ -20,6 +20,7 @@ enum GuestSystem {
             case .addresses: return .done(addresses())
             case .powerOff: try startShutdown("poweroff")
             case .reboot: try startShutdown("reboot")
+            case .synchronizeMounts(let isForced): try GuestMounts.synchronize(isForced: isForced)
             default: throw AgentError(errno: ENOSYS, text: "this agent can't do that")
             }
             return .done([])

@@ -95,7 +95,7 @@ final class Session {
             giveInput()
         case .signal(let number) where process > 0 && (1...64).contains(number): kill(-process, number)
         case .resize(let size) where isTerminal: roost_set_terminal_size(program.output, size.columns, size.rows)
-        case .setClock, .addEntropy, .setIdentity, .setLinkAddress, .addresses, .powerOff, .reboot:
+        case .setClock, .addEntropy, .setIdentity, .setLinkAddress, .addresses, .powerOff, .reboot, .synchronizeMounts:
             send(GuestSystem.perform(message))
         default: break
         }

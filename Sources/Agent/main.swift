@@ -10,4 +10,5 @@ if listener < 0 {
     perror("roost-agent: no virtio sockets")
     exit(1)
 }
+GuestMounts.start()
 AgentLoop(listener: listener).run()

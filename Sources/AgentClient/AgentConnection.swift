@@ -9,10 +9,15 @@ public struct AgentError: Error, CustomStringConvertible, Equatable, Sendable {
     /// In one line.
     public var description: String
 
-    /// Makes an error.
+    /// Makes an error. A guest has its say in some: what would steer a terminal is left out.
     public init(errno: Int32 = 0, _ description: String) {
         self.errno = errno
-        self.description = description
+        self.description = String(
+            String.UnicodeScalarView(description.unicodeScalars.filter(Self.isPlain).prefix(1000)))
+    }
+
+    private static func isPlain(_ scalar: Unicode.Scalar) -> Bool {
+        !(scalar.value < 0x20 || 0x7F...0x9F ~= scalar.value)
     }
 }
 
@@ -72,12 +77,15 @@ public final class AgentConnection {
         }
     }
 
+    /// The next message. One that comes in small pieces has no more time than one that comes at once.
     private func receive(milliseconds: Int32) throws(AgentError) -> AgentMessage {
+        let deadline = HostClock.monotonic &+ UInt64(max(0, milliseconds)) &* 1_000_000
         while true {
             if let message = try nextMessage() { return message }
+            let now = HostClock.monotonic
             var waiting = [Readiness(stream.rawValue)]
-            Readiness.wait(&waiting, milliseconds: milliseconds)
-            guard waiting[0].canRead else { throw AgentError("the guest's agent does not answer") }
+            Readiness.wait(&waiting, milliseconds: now < deadline ? Int32((deadline - now) / 1_000_000) + 1 : 0)
+            guard waiting[0].canRead, now < deadline else { throw AgentError("the guest's agent does not answer") }
             try read()
         }
     }

@@ -5,7 +5,7 @@
 // (32 bits) and UTF-8; a list of texts is their number (32 bits) and the texts.
 //
 //   to the agent      start (run a program), input, inputEnd, signal, resize; or one of
-//                     setClock, addEntropy, setIdentity, setLinkAddress, addresses, powerOff, reboot
+//                     setClock, addEntropy, setIdentity, setLinkAddress, addresses, powerOff, reboot, synchronizeMounts
 //   from the agent    hello; for a program: started, output, errors, exited or failed; else done or failed
 
 /// The port that the agent listens on.
@@ -90,6 +90,8 @@ public enum AgentMessage: Sendable, Equatable {
     case reboot
     /// It is done; what was asked for.
     case done([String])
+    /// Mounts the host's folders that are listed now, and no others; forced, what is in use goes too.
+    case synchronizeMounts(isForced: Bool)
 
     /// The version that this side speaks.
     public static let version: UInt32 = 1
@@ -102,7 +104,7 @@ public enum AgentMessage: Sendable, Equatable {
 extension AgentMessage {
     private enum Kind: UInt8 {
         case hello = 1, start, input, inputEnd, signal, resize, started, output, errors, exited, failed
-        case setClock, addEntropy, setIdentity, addresses, powerOff, reboot, done, setLinkAddress
+        case setClock, addEntropy, setIdentity, addresses, powerOff, reboot, done, setLinkAddress, synchronizeMounts
     }
 
     /// The message as it goes over the stream.
@@ -132,6 +134,7 @@ extension AgentMessage {
         case .powerOff: kind = .powerOff
         case .reboot: kind = .reboot
         case .done(let texts): kind = .done; body.put(texts)
+        case .synchronizeMounts(let isForced): kind = .synchronizeMounts; body.put(isForced ? 1 : 0)
         }
         var message = MessageWriter()
         message.put(UInt32(body.bytes.count + 1))
@@ -163,6 +166,7 @@ extension AgentMessage {
         case .powerOff: message = .powerOff
         case .reboot: message = .reboot
         case .done: message = body.texts().map { .done($0) }
+        case .synchronizeMounts: message = body.number().map { .synchronizeMounts(isForced: $0 != 0) }
         }
         guard let message, body.isEmpty else { return nil }
         self = message

@@ -30,13 +30,28 @@ public struct SharedFolderState: Codable, Sendable, Equatable {
         }
     }
 
+    /// What is known of one of several folders behind one file system.
+    public struct Part: Codable, Sendable, Equatable {
+        /// The folder's number, and where it is on the host and in the guest.
+        public var id: UInt64, folder, path: String
+        /// What is known of it.
+        public var state: SharedFolderState
+
+        /// Makes one from its parts.
+        public init(id: UInt64, folder: String, path: String, state: SharedFolderState) {
+            (self.id, self.folder, self.path, self.state) = (id, folder, path, state)
+        }
+    }
+
     /// Version of this layout.
     public var version = 1
     /// All files, and all open files.
     public var nodes: [Node] = []
     /// Open files.
     public var handles: [Handle] = []
-    /// The numbers that come next.
+    /// Where there are several folders: each.
+    public var parts: [Part]?
+    /// The number of the next file, or of the next of several folders.
     public var nextNode: UInt64 = 2
     /// The number of the next open file.
     public var nextHandle: UInt64 = 1

@@ -75,6 +75,9 @@ public final class SavedMemory: @unchecked Sendable {
         SavedMemoryError("the saved memory is damaged at offset 0x\(String(page * 4096, radix: 16))")
     }
 
+    /// Checksum of a page, as `memory.sums` has it.
+    public static func checksum(of page: ArraySlice<UInt8>) -> UInt32 { page.withUnsafeBytes { checksum($0) } }
+
     /// Checksum of a page: zero for a page of zeros, else its CRC-32C, which is written as ~0 where it is zero.
     static func checksum(_ bytes: UnsafeRawBufferPointer) -> UInt32 {
         if roost_is_zero(bytes.baseAddress!, bytes.count) != 0 { return 0 }

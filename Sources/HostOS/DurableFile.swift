@@ -21,6 +21,12 @@ public enum DurableFile {
         }
     }
 
+    /// Whether a name is one that `write` gives to what isn't in its place yet.
+    public static func isHalfWritten(_ name: String) -> Bool {
+        let words = name.split(separator: ".", omittingEmptySubsequences: false)
+        return words.count > 2 && words.last == "new" && Int32(words[words.count - 2]) != nil
+    }
+
     /// Puts a file in the place of another, for good; `HostFile.rename` replaces nothing.
     public static func move(_ path: String, to other: String, isSynchronized: Bool = true) throws(HostError) {
         guard rename(path, other) == 0 else { throw HostError.last("rename \(path) to \(other)") }

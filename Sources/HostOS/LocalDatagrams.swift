@@ -108,6 +108,11 @@ public enum PrivateFolder {
         return status.st_mtim.tv_sec &* 1_000_000_000 &+ status.st_mtim.tv_nsec
     }
 
+    /// Makes a folder the one that this process's relative paths begin in.
+    public static func enter(_ path: String) throws(HostError) {
+        guard chdir(path) == 0 else { throw HostError.last("enter \(path)") }
+    }
+
     /// Takes a name out of a folder.
     public static func remove(_ path: String) { unlink(path) }
 

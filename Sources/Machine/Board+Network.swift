@@ -34,8 +34,9 @@ extension Board {
     /// Makes the cards of a configuration and plugs them in.
     func connectNetworks(
         _ configuration: MachineConfiguration, door: any Door
-    ) throws(MachineError) -> [NetworkPort] {
+    ) throws(MachineError) -> ([NetworkPort], [VirtioNet]) {
         var ports: [NetworkPort] = []
+        var cards: [VirtioNet] = []
         for (index, network) in configuration.networks.enumerated() {
             let address = network.macAddress ?? NetworkConfiguration.address(of: index, configuration)
             let port: NetworkPort
@@ -45,13 +46,9 @@ extension Board {
             } catch {
                 throw MachineError(error.code == .portInUse ? .port : .network, error.description)
             }
-            let limit = network.limit.map { limit in
-                let (bits, overflow) = limit.burst.multipliedReportingOverflow(by: 8)
-                return TokenBucket(rate: limit.rate, burst: overflow ? .max : bits, now: door.now)
-            }
             let card = VirtioNet(
                 macAddress: address, door: door, backend: PortBackend(port, traffic), pairs: network.kind.queues,
-                limit: limit)
+                limit: network.limit.map { TokenBucket($0, now: door.now) })
             try add(card)
             do {
                 try port.start(
@@ -63,8 +60,9 @@ extension Board {
                 throw MachineError(.network, error.description)
             }
             ports.append(port)
+            cards.append(card)
         }
-        return ports
+        return (ports, cards)
     }
 
     /// What a card is plugged into, once for each of its pairs of queues.

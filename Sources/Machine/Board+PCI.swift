@@ -5,7 +5,7 @@
 //   1…    virtio disks, in the order of the command line
 //   then  virtio network cards, in the order of the command line, entropy, balloon, console (hvc0, for output only),
 //         sockets, the SCSI controller, shared folders, panic device, watchdog,
-//         memory that comes and goes
+//         memory that comes and goes, mounted folders
 package import DeviceModel
 internal import Devices
 internal import GuestMemory
@@ -17,9 +17,11 @@ internal import Storage
 package struct Backends: Sendable {
     let disks: MachineDisks
     var ports: [NetworkPort] = []
+    var cards: [VirtioNet] = []
     var balloon: VirtioBalloon?
     var memory: VirtioMemory?
     var sockets: VsockEndpoint?
+    var mounts: MountedFolders?
 }
 
 extension Board {
@@ -47,7 +49,7 @@ extension Board {
                     server: isVirtual ? WorkerServer(InlineWorker()) : try Self.server(of: backend, disk)))
         }
         for path in configuration.drives { _ = try backends.disks.addDrive(path) }
-        backends.ports = try connectNetworks(configuration, door: door)
+        (backends.ports, backends.cards) = try connectNetworks(configuration, door: door)
         try add(VirtioEntropy(door: door))
         let balloon = VirtioBalloon(wanted: configuration.balloon)
         try add(balloon)
@@ -63,6 +65,7 @@ extension Board {
             try add(device)
             backends.memory = device
         }
+        backends.mounts = try connectMounts(configuration, door: door)
         return backends
     }
 

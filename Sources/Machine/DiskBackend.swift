@@ -24,7 +24,7 @@ final class DiskBackend: BlockBackend {
     let writesThrough: Bool
     private let traffic: Traffic
     private let policy: DiskErrorPolicy
-    private let throttle: DiskThrottle?
+    private let limiting: Mutex<(limits: DiskLimits, throttle: DiskThrottle?)>
     private let isClosing = Atomic(false)
     /// Requests that wait for better times.
     private let waiting = Atomic<Int>(0)
@@ -35,7 +35,19 @@ final class DiskBackend: BlockBackend {
         self.traffic = traffic
         writesThrough = disk.options.cache == .writethrough
         policy = disk.errorPolicy
-        throttle = DiskThrottle(disk.limits)
+        limiting = Mutex((disk.limits, DiskThrottle(disk.limits)))
+    }
+
+    private var throttle: DiskThrottle? { limiting.withLock { $0.throttle } }
+
+    /// Changes how fast the guest may use it; requests that wait go on by the new limits.
+    func changeLimits(_ body: (inout DiskLimits) -> Void) {
+        let old = limiting.withLock { limiting in
+            body(&limiting.limits)
+            defer { limiting.throttle = DiskThrottle(limiting.limits) }
+            return limiting.throttle
+        }
+        old?.lift()
     }
 
     var image: any DiskImage { opened.withLock { $0 } }
@@ -95,6 +107,8 @@ final class DiskBackend: BlockBackend {
 
     /// Begins a transfer without the image's help, which keeps its file until `end`; nil if that can't be.
     func beginDirect(_ operation: Devices.BlockOperation) -> DirectTransfer? {
+        // Limits may have come since the disk was opened: who carries out the request waits for them.
+        if throttle != nil { return nil }
         let (offset, buffer, fills): (UInt64, TransferBuffer, Bool)
         switch operation {
         case .read(let place, let memory): (offset, buffer, fills) = (place, memory, true)

@@ -21,6 +21,9 @@ final class DiskThrottle: Sendable {
         var bytes: TokenBucket?
     }
 
+    /// Nanoseconds after which who waits looks whether the limits are still there.
+    private static let longestSleep: UInt64 = 100_000_000
+
     private let buckets: Mutex<Buckets>
 
     /// Nil where nothing is limited.
@@ -32,6 +35,9 @@ final class DiskThrottle: Sendable {
         buckets = Mutex(Buckets(operations: bucket(limits.operations), bytes: bucket(limits.bytes)))
     }
 
+    /// Nobody waits here any more.
+    func lift() { buckets.withLock { $0 = Buckets() } }
+
     /// Waits until a request of some bytes may go on.
     func wait(_ bytes: UInt64) {
         wait { $0.operations?.take(1, now: $1) }
@@ -42,7 +48,7 @@ final class DiskThrottle: Sendable {
         while true {
             let now = HostClock.monotonic
             guard let next = buckets.withLock({ take(&$0, now) }) else { return }
-            HostClock.sleep(nanoseconds: next > now ? next - now : 1)
+            HostClock.sleep(nanoseconds: next > now ? min(next - now, Self.longestSleep) : 1)
         }
     }
 }

@@ -104,6 +104,8 @@ public struct MachineConfiguration: Sendable {
     public var usesHugePages = false
     /// Folders of the host that the guest mounts.
     public var folders: [FolderConfiguration] = []
+    /// Folders of the host that the guest's agent mounts, and that come and go while it runs; nil: there can be none.
+    public var mounts: [MountConfiguration]?
     /// Sockets between guest and host; nil: none.
     public var sockets: VsockConfiguration?
     /// The console.

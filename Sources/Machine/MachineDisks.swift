@@ -256,6 +256,11 @@ final class MachineDisks: Sendable {
         }
     }
 
+    /// Changes how fast the guest may use each disk.
+    func changeLimits(_ body: (inout DiskLimits) -> Void) {
+        for entry in entries.withLock({ $0 }) where !entry.isDrive { entry.backend?.changeLimits(body) }
+    }
+
     /// Brings everything written to the files: an orderly end.
     func close() { for entry in entries.withLock({ $0 }) { entry.backend?.close() } }
 }

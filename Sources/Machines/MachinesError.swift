@@ -26,6 +26,8 @@ public struct MachinesError: Error, CustomStringConvertible, Sendable, Equatable
         public static let damaged = Code(name: "damaged")
         /// The machine's process doesn't answer as it should.
         public static let notAnswering = Code(name: "notAnswering")
+        /// The guest, or its agent, refuses.
+        public static let guest = Code(name: "guest")
         /// The machine could not be started.
         public static let startFailed = Code(name: "startFailed")
         /// The host's file system refused.

@@ -19,7 +19,8 @@ struct Roost: ParsableCommand {
             ResumeCommand.self, ResetCommand.self,
             ConsoleCommand.self, LogsCommand.self, EventsCommand.self, ListCommand.self, InfoCommand.self,
             TopCommand.self, SetCommand.self, AttachCommand.self, DetachCommand.self, InsertCommand.self,
-            EjectCommand.self, ForwardCommand.self, RenameCommand.self, DeleteCommand.self,
+            EjectCommand.self, ForwardCommand.self, MountCommand.self, UnmountCommand.self,
+            RenameCommand.self, DeleteCommand.self,
             SnapshotCommand.self, RestoreCommand.self, CloneCommand.self, ExportCommand.self, ImportCommand.self,
             ImageCommand.self, DiskCommand.self, DoctorCommand.self, ManualCommand.self,
         ])

@@ -17,7 +17,7 @@ struct AgentMessageTests {
             .inputEnd, .signal(15), .resize(TerminalSize(columns: 80, rows: 24)), .started(process: 99), .output([255]),
             .errors([9]), .exited(.exited(3)), .exited(.killed(9)), .failed(2, "not there"), .setClock(1 << 60),
             .addEntropy([4]), .setIdentity(machine: "00", host: "h"), .setLinkAddress(interface: "eth0", [1, 2]),
-            .addresses, .powerOff, .reboot, .done(["a", ""]),
+            .addresses, .powerOff, .reboot, .done(["a", ""]), .synchronizeMounts(isForced: true),
         ]
     }()
 

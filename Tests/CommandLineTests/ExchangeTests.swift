@@ -67,6 +67,169 @@ struct ExchangeTests {
         #expect(try home.succeed("logs", "copy") == "up")
     }
 
+    /// A machine of an image, with a disk, whose guest says B when it boots; and a snapshot of it.
+    private func snapshotted(_ home: MachineHome) throws {
+        let image = home.folder + "/image"
+        try FileManager.default.createDirectory(atPath: image, withIntermediateDirectories: true)
+        _ = try home.kernel(TinyGuest.say("B") + TinyGuest.watchful, "image/kernel")
+        try Data([1]).write(to: URL(fileURLWithPath: image + "/initrd"))
+        let disk = Data((0..<1 << 20).map { UInt8(truncatingIfNeeded: $0 &* 11) })
+        try disk.write(to: URL(fileURLWithPath: image + "/disk.raw"))
+        let manifest = """
+            {"version":1,"name":"image","variant":"minimal","suite":"none","kernel":"kernel","initrd":"initrd",
+            "disk":"disk.raw","commandLine":"","kernelRelease":"0","created":"2026-01-01T00:00:00Z","diskSize":1048576}
+            """
+        try Data(manifest.utf8).write(to: URL(fileURLWithPath: image + "/image.json"))
+        try home.succeed(
+            "run", "-d", "--name", "source", "--net", "user,forward=tcp:47113:22", "--memory", "32M", "--engine",
+            "translator", image)
+        let isUp = try MachineHome.eventually { try home.succeed("logs", "source").hasPrefix("B.") }
+        #expect(isUp)
+        try home.succeed("snapshot", "take", "source", "s")
+    }
+
+    /// Pages of a snapshot's memory that aren't zero, one after the other.
+    private func pages(_ path: String) throws -> Data {
+        let memory = try Data(contentsOf: URL(fileURLWithPath: path))
+        var pages = Data()
+        for start in stride(from: 0, to: memory.count, by: 4096) {
+            let page = memory[start..<start + 4096]
+            if page.contains(where: { $0 != 0 }) { pages += page }
+        }
+        return pages
+    }
+
+    @Test(
+        "An archived snapshot of a machine that runs becomes one that goes on from there, wherever the first has gone")
+    func snapshot() throws {
+        let home = try MachineHome()
+        try snapshotted(home)
+        let path = home.folder + "/s.tar"
+        try home.fail("export", "source", path, "--snapshot", "other", status: 94, "no snapshot")
+        try home.fail("export", "source", home.folder + "/s.ova", "--snapshot", "s", status: 64, "OVA")
+        try home.succeed("export", "source", path, "--snapshot", "s")
+        #expect(try home.status("source") == "running")
+        let small = ["snapshot.json", "state.json", "memory.sums", "checksums"]
+        let listing = try run("/usr/bin/tar", ["-tf", path]).text.split(separator: "\n").map(String.init)
+        #expect(listing == ["machine.json", "kernel", "initrd", "disk0.qcow2"] + small + ["memory.zst"])
+        let size = try #require(try FileManager.default.attributesOfItem(atPath: path)[.size] as? Int)
+        #expect(size < 4 << 20, "\(size) bytes for 2 MiB in 32 MiB of memory, and 1 MiB of disk")
+        // What others make of it.
+        #expect(try run("/usr/bin/tar", ["-xf", path, "-C", home.folder]).isGood)
+        let unpacked = home.folder + "/memory"
+        #expect(try run("/usr/bin/env", ["zstd", "-q", "-d", home.folder + "/memory.zst", "-o", unpacked]).isGood)
+        let folder = home.folder + "/data/machines/source/snapshots/s/machine"
+        #expect(try Data(contentsOf: URL(fileURLWithPath: unpacked)) == pages(folder + "/memory"))
+        let back = home.folder + "/back.raw"
+        #expect(try run("/usr/bin/qemu-img", ["convert", "-O", "raw", home.folder + "/disk0.qcow2", back]).isGood)
+        let disk = try Data(contentsOf: URL(fileURLWithPath: home.folder + "/image/disk.raw"))
+        #expect(try Data(contentsOf: URL(fileURLWithPath: back)) == disk)
+
+        let first = try #require(try home.info("source")["manifest"] as? [String: Any])
+        try home.succeed("delete", "source", "--yes", "--force")
+        try FileManager.default.removeItem(atPath: home.folder + "/image")
+        #expect(try home.succeed("import", path, "--name", "copy") == "copy\n")
+        let second = try #require(try home.info("copy")["manifest"] as? [String: Any])
+        #expect(first["id"] as? String != second["id"] as? String)
+        #expect(try !home.succeed("info", "copy").contains("47113"))
+        #expect(try home.succeed("snapshot", "list", "copy", "-q") == "s\n")
+        for _ in 0..<2 {
+            try home.succeed("start", "copy")
+            let goesOn = try MachineHome.eventually { try home.succeed("logs", "copy").count > 4 }
+            #expect(goesOn)
+            let log = try home.succeed("logs", "copy")
+            #expect(!log.contains("B") && !log.contains("X"), "\(log.prefix(100))")
+            try home.succeed("kill", "copy")
+            try home.succeed("restore", "copy", "s", "--yes", "--no-start")
+        }
+        for name in try FileManager.default.contentsOfDirectory(atPath: home.folder + "/data/machines/copy")
+        where name.hasSuffix(".qcow2") {
+            let check = try run("/usr/bin/qemu-img", ["check", home.folder + "/data/machines/copy/" + name])
+            #expect(check.isGood, "\(name): \(check.text)")
+        }
+    }
+
+    @Test("Archived snapshots that are cut short, altered or mean harm are refused, and leave nothing")
+    func hostileSnapshot() throws {
+        let home = try MachineHome()
+        try snapshotted(home)
+        try home.succeed("kill", "source")
+        let path = home.folder + "/s.tar"
+        try home.succeed("export", "source", path, "--snapshot", "s")
+        let parts = home.folder + "/parts"
+        let bad = home.folder + "/bad.tar"
+        func refuse(_ words: String, _ change: (String) throws -> Void) throws {
+            try? FileManager.default.removeItem(atPath: parts)
+            try FileManager.default.createDirectory(atPath: parts, withIntermediateDirectories: false)
+            #expect(try run("/usr/bin/tar", ["-xf", path, "-C", parts]).isGood)
+            try change(parts)
+            let names = try FileManager.default.contentsOfDirectory(atPath: parts).sorted()
+            #expect(try run("/usr/bin/tar", ["-cf", bad, "-C", parts] + names).isGood)
+            let result = try home.roost("import", bad, "--name", "bad")
+            #expect(
+                [64, 84, 94].contains(result.status) && result.error.contains(words),
+                "\(words): \(result.status) \(result.error)")
+        }
+        func edit(_ name: String, _ body: @escaping (inout Data) -> Void) -> (String) throws -> Void {
+            { folder in
+                let url = URL(fileURLWithPath: folder + "/" + name)
+                var data = try Data(contentsOf: url)
+                body(&data)
+                try data.write(to: url)
+            }
+        }
+        func replace(_ name: String, _ old: String, _ new: String) -> (String) throws -> Void {
+            edit(name) { data in
+                let text = String(decoding: data, as: UTF8.self)
+                #expect(text.contains(old))
+                data = Data(text.replacingOccurrences(of: old, with: new).utf8)
+            }
+        }
+        for name in ["state.json", "memory.sums", "checksums", "memory.zst"] {
+            try refuse("'\(name)' is not in") { try FileManager.default.removeItem(atPath: $0 + "/" + name) }
+        }
+        try refuse("damaged", edit("memory.zst") { $0.removeLast() })
+        try refuse("damaged", edit("memory.zst") { $0.removeAll() })
+        try refuse("behind it", edit("memory.zst") { $0.append(0) })
+        for place in [0, 4, 9, 1000] {
+            try refuse("damaged", edit("memory.zst") { $0[min(place, $0.count - 1)] ^= 0x55 })
+        }
+        // Whole frames of other pages.
+        try refuse("damaged") { folder in
+            try Data(repeating: 7, count: 1 << 20).write(to: URL(fileURLWithPath: folder + "/other"))
+            #expect(try run("/usr/bin/env", ["zstd", "-qf", folder + "/other", "-o", folder + "/memory.zst"]).isGood)
+        }
+        for name in ["snapshot.json", "state.json", "memory.sums"] {
+            try refuse("damaged", edit(name) { $0[$0.count / 2] ^= 1 })
+        }
+        try refuse("too large", edit("memory.sums") { $0 += Data(count: 4096) })
+        try refuse("version 9", replace("snapshot.json", "\"version\" : 1", "\"version\" : 9"))
+        try refuse("too large", replace("machine.json", "\"memory\" : 33554432", "\"memory\" : 16777216"))
+        try refuse("another machine", replace("machine.json", "\"memory\" : 33554432", "\"memory\" : 67108864"))
+        try refuse("more memory", replace("machine.json", "\"memory\" : 33554432", "\"memory\" : 1125899906842624"))
+        try refuse("another machine", replace("machine.json", "\"processors\" : 1", "\"processors\" : 2"))
+        #expect(try FileManager.default.contentsOfDirectory(atPath: home.folder + "/data/machines") == ["source"])
+
+        // Names and folders of the host's are not the archive's to give.
+        try? FileManager.default.removeItem(atPath: parts)
+        try FileManager.default.createDirectory(atPath: parts, withIntermediateDirectories: false)
+        #expect(try run("/usr/bin/tar", ["-xf", path, "-C", parts]).isGood)
+        try replace("machine.json", "\"snapshot\" : \"s\"", "\"snapshot\" : \"../../x\"")(parts)
+        try replace(
+            "machine.json", "\"mounts\" : [", "\"mounts\" : [{\"folder\":\"/etc\",\"path\":\"/e\",\"isReadOnly\":false}"
+        )(parts)
+        try Data("evil".utf8).write(to: URL(fileURLWithPath: parts + "/translations-0"))
+        let names = try FileManager.default.contentsOfDirectory(atPath: parts).sorted()
+        #expect(try run("/usr/bin/tar", ["-cf", bad, "-C", parts] + names).isGood)
+        try home.succeed("import", bad, "--name", "good")
+        #expect(try home.succeed("snapshot", "list", "good", "-q") == "imported\n")
+        #expect(try home.succeed("mount", "good", "-q").isEmpty)
+        let folder = home.folder + "/data/machines/good/snapshots/imported/machine"
+        #expect(
+            try FileManager.default.contentsOfDirectory(atPath: folder).sorted()
+                == ["checksums", "memory", "memory.sums", "snapshot.json", "state.json"])
+    }
+
     @Test("An OVA package of others needs a kernel, and brings processors, memory and disks")
     func foreign() throws {
         let home = try MachineHome()

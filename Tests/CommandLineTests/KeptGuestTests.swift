@@ -1,5 +1,6 @@
 // A Debian guest as a machine that is kept: its own disk, cloud-init's volume, the console.
 import Foundation
+import HostOS
 import Images
 import Testing
 
@@ -46,5 +47,79 @@ struct KeptGuestTests {
         #expect(isOff)
         let after = try FileManager.default.attributesOfItem(atPath: image.disk)[.modificationDate] as? Date
         #expect(before == after)
+    }
+
+    /// What e2fsprogs say of a machine's disk.
+    private func fileSystem(_ home: MachineHome, _ name: String) throws -> (state: String, isSound: Bool) {
+        let copy = home.folder + "/disk.raw"
+        try home.succeed("disk", "convert", "-f", "raw", home.folder + "/data/machines/\(name)/disk.qcow2", copy)
+        defer { try? FileManager.default.removeItem(atPath: copy) }
+        var lines: [String] = []
+        let environment = ["PATH": "/usr/sbin:/sbin:/usr/bin:/bin"]
+        _ = try ChildProcess.run(
+            "/usr/bin/env", ["dumpe2fs", "-h", copy], environment: environment, line: { lines.append($0) },
+            proceed: { true })
+        let check = try ChildProcess.run(
+            "/usr/bin/env", ["e2fsck", "-fn", copy], environment: environment, line: { _ in }, proceed: { true })
+        let interesting = lines.filter { $0.contains("state:") || $0.contains("needs_recovery") }
+        return (interesting.joined(separator: " "), check == .exited(0))
+    }
+
+    @Test("Its addresses are told; stopped by its agent and by its power button it leaves a clean file system")
+    func stopped() throws {
+        let home = try MachineHome()
+        try home.succeed(
+            "run", "-d", "--name", "m", "--engine", "translator",
+            try ImageStore(root: "/").locate(testImage("debian")).folder)
+        try home.succeed("exec", "m", "--", "sh", "-c", "dd if=/dev/urandom of=/root/file bs=1M count=8 2>/dev/null")
+        let addresses = try home.info("m")["addresses"] as? [[String: String]] ?? []
+        #expect(addresses.contains { $0["interface"] == "eth0" && $0["address"] == "10.0.2.15" }, "\(addresses)")
+        #expect(try home.succeed("info", "m").contains("10.0.2.15 (eth0)"))
+        try home.succeed("stop", "m")
+        #expect(try home.events("m").suffix(2) == ["shutDown", "ended"])
+        var disk = try fileSystem(home, "m")
+        #expect(disk.isSound && disk.state.contains("clean") && !disk.state.contains("needs_recovery"), "\(disk)")
+
+        try home.succeed("start", "m")
+        let agent = "/usr/lib/roost/agent"
+        _ = try home.roost(
+            "exec", "m", "--", "sh", "-c", "date >/root/more; mv \(agent) \(agent).off; kill -9 $(pidof agent)")
+        let isGone = try MachineHome.eventually { try (home.info("m")["addresses"] as? [Any])?.isEmpty == true }
+        #expect(isGone)
+        try home.succeed("stop", "m")
+        #expect(try home.events("m").suffix(2) == ["powerButton", "ended"])
+        disk = try fileSystem(home, "m")
+        #expect(disk.isSound && disk.state.contains("clean") && !disk.state.contains("needs_recovery"), "\(disk)")
+    }
+
+    @Test("A limit on a disk holds from the moment that it is set, and lets all go that waits when it is lifted")
+    func limits() throws {
+        let home = try MachineHome()
+        try home.succeed(
+            "run", "-d", "--name", "m", "--engine", "translator",
+            try ImageStore(root: "/").locate(testImage("debian")).folder)
+        let read = ["dd", "if=/dev/vda", "of=/dev/null", "bs=4096", "count=20000", "iflag=direct"]
+        // What the guest needs for it is in its memory then.
+        try home.succeed("exec", "m", "--", "dd", "if=/dev/vda", "of=/dev/null", "bs=4096", "count=1", "iflag=direct")
+        try home.succeed("set", "m", "--disk-iops", "10")
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: try #require(TerminalSession.roost))
+        process.arguments = ["exec", "m", "--"] + read
+        process.environment = ProcessInfo.processInfo.environment.merging(home.environment) { $1 }
+        process.standardInput = FileHandle.nullDevice
+        process.standardError = FileHandle.nullDevice
+        try process.run()
+        func requests() throws -> UInt64 {
+            let running = try home.info("m")["running"] as? [String: Any]
+            return try #require((running?["traffic"] as? [String: Any])?["diskRead"] as? UInt64)
+        }
+        // It has half an hour's worth to do.
+        let before = try requests()
+        let isAtWork = try MachineHome.eventually { try requests() > before + 4 * 4096 }
+        #expect(isAtWork && process.isRunning)
+        try home.succeed("set", "m", "--disk-iops", "0")
+        #expect(MachineHome.eventually(60) { !process.isRunning })
+        #expect(!process.isRunning && process.terminationStatus == 0)
+        if process.isRunning { process.terminate() }
     }
 }

@@ -119,7 +119,6 @@ struct KeptMachineTests {
         #expect(try home.succeed("list", "-q") == "one\n")
         try home.fail("start", "one", status: 94, "runs already")
         try home.fail("delete", "one", "--yes", status: 94, "roost stop one")
-        try home.fail("rename", "one", "two", status: 94, "roost stop one")
         try home.succeed("stop", "one")
         #expect(try home.status("one") == "stopped")
         #expect(try home.events("one") == ["started", "powerButton", "ended"])
@@ -136,6 +135,77 @@ struct KeptMachineTests {
         #expect(try home.list().isEmpty)
         #expect(try FileManager.default.contentsOfDirectory(atPath: home.folder + "/data/machines").isEmpty)
         #expect(try FileManager.default.contentsOfDirectory(atPath: home.folder + "/run/roost").isEmpty)
+    }
+
+    @Test(
+        "A machine that runs gets another name: it is reset, snapshotted and restored under it, and tells events by it")
+    func renamed() throws {
+        let home = try MachineHome()
+        try home.start("one", try home.kernel(TinyGuest.say("up") + Self.obedient))
+        try home.start("other", try home.kernel(Self.echo, "other"))
+        try home.fail("rename", "one", "other", status: 94, "already")
+        try home.succeed("rename", "one", "two")
+        try home.fail("info", "one", status: 94, "there is other, two")
+        #expect(try home.status("two") == "running")
+        // A new machine of the old name is another one.
+        try home.start("one", try home.kernel(TinyGuest.say("new") + Self.obedient, "new"))
+        try home.succeed("reset", "two")
+        let isReset = try MachineHome.eventually { try home.succeed("logs", "two") == "upup" }
+        #expect(isReset)
+        try home.succeed("snapshot", "take", "two", "s")
+        #expect(try home.succeed("snapshot", "list", "two", "-q") == "s\n")
+        try home.succeed("rename", "two", "three")
+        try home.succeed("restore", "three", "s", "--yes")
+        try home.succeed("rename", "three", "four")
+        try home.succeed("stop", "four")
+        #expect(try home.succeed("logs", "one") == "new")
+        #expect(try home.succeed("snapshot", "list", "one", "-q").isEmpty)
+        let names = try home.succeed("events", "four").split(separator: "\n").compactMap {
+            (try JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any])?["machine"] as? String
+        }
+        #expect(names.first == "one" && names.contains("two") && names.contains("three") && names.last == "four")
+    }
+
+    @Test("What a process that was killed had half written goes at the next start, and nothing else")
+    func halfWritten() throws {
+        let home = try MachineHome()
+        try home.start("m", try home.kernel(Self.obedient))
+        try home.succeed("snapshot", "take", "m", "s")
+        try home.succeed("stop", "m")
+        let folder = home.folder + "/data/machines/m"
+        let left = ["machine.json.4711.new", "run.json.1.new", "snapshots/s/record.json.99.new"]
+        let others = ["mine.new", "machine.json.old", "4711.new"]
+        for name in left + others { try Data("x".utf8).write(to: URL(fileURLWithPath: folder + "/" + name)) }
+        try home.succeed("start", "m")
+        for name in left { #expect(!FileManager.default.fileExists(atPath: folder + "/" + name), "\(name)") }
+        for name in others { #expect(FileManager.default.fileExists(atPath: folder + "/" + name), "\(name)") }
+        try home.succeed("stop", "m")
+    }
+
+    @Test("Limits are set while a machine runs and while it doesn't, and are kept")
+    func limits() throws {
+        let home = try MachineHome()
+        try home.succeed(
+            "run", "-d", "--name", "m", "--kernel", try home.kernel(Self.obedient), "--net", "user,rate=1M", "--memory",
+            "32M", "--engine", "translator")
+        func limit() throws -> [String: Any] {
+            let manifest = try #require(try home.info("m")["manifest"] as? [String: Any])
+            let machine = try #require(manifest["machine"] as? [String: Any])
+            return try #require((machine["networks"] as? [[String: Any]])?.last)
+        }
+        #expect(try limit()["bitsPerSecond"] as? Int == 1_000_000 && limit()["burst"] as? Int == 65536)
+        try home.succeed("set", "m", "--net-rate", "80M")
+        #expect(try limit()["bitsPerSecond"] as? Int == 80_000_000 && limit()["burst"] as? Int == 1_000_000)
+        try home.succeed("set", "m", "--net-burst", "2M")
+        try home.succeed("set", "m", "--net-rate", "8k")
+        #expect(try limit()["bitsPerSecond"] as? Int == 8000 && limit()["burst"] as? Int == 2 << 20)
+        try home.fail("set", "m", "--memory", "64M", "--net-rate", "1M", status: 94, "runs")
+        try home.fail("set", "m", "--net-rate", "1T", status: 64, "--net-rate")
+        try home.succeed("set", "m", "--net-rate", "0")
+        #expect(try limit()["bitsPerSecond"] == nil)
+        try home.succeed("stop", "m")
+        try home.succeed("set", "m", "--net-rate", "1G", "--memory", "64M")
+        #expect(try limit()["bitsPerSecond"] as? Int == 1_000_000_000)
     }
 
     @Test("The console is attached to by several, shows what came before, and takes input byte for byte")

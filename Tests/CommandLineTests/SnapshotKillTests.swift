@@ -4,26 +4,8 @@ import Foundation
 import Glibc
 import Testing
 
-/// A machine that is kept, whose guest looks for ever whether 2 MiB of memory are as it left them, and tells of each
-/// time with a dot.
+/// A machine that is kept, whose guest looks at its memory for ever.
 private final class WatchfulMachine {
-    static let code: [UInt8] = [
-        0xBF, 0x00, 0x00, 0x20, 0x00,  // mov edi, 0x200000
-        0x89, 0x3F,  // fill: mov [edi], edi
-        0x83, 0xC7, 0x04,  // add edi, 4
-        0x81, 0xFF, 0x00, 0x00, 0x40, 0x00,  // cmp edi, 0x400000
-        0x72, 0xF3,  // jb fill
-        0xB0, 0x2E, 0xE6, 0xE9,  // pass: mov al, '.'; out 0xe9, al
-        0xBF, 0x00, 0x00, 0x20, 0x00,  // mov edi, 0x200000
-        0x39, 0x3F,  // check: cmp [edi], edi
-        0x75, 0x0D,  // jne wrong
-        0x83, 0xC7, 0x04,  // add edi, 4
-        0x81, 0xFF, 0x00, 0x00, 0x40, 0x00,  // cmp edi, 0x400000
-        0x72, 0xF1,  // jb check
-        0xEB, 0xE6,  // jmp pass
-        0xB0, 0x58, 0xE6, 0xE9, 0xF4, 0xEB, 0xFD,  // wrong: mov al, 'X'; out 0xe9, al; hlt
-    ]
-
     let home: MachineHome
     var folder: String { home.folder + "/data/machines/m" }
 
@@ -32,7 +14,7 @@ private final class WatchfulMachine {
         self.home = home
         let image = home.folder + "/image"
         try FileManager.default.createDirectory(atPath: image, withIntermediateDirectories: true)
-        _ = try home.kernel(Self.code, "image/kernel")
+        _ = try home.kernel(TinyGuest.watchful, "image/kernel")
         try Data([1]).write(to: URL(fileURLWithPath: image + "/initrd"))
         try Data(count: 1 << 20).write(to: URL(fileURLWithPath: image + "/disk.raw"))
         let manifest = """

@@ -149,6 +149,38 @@ final class RecordingBackend: NetworkBackend {
         #expect(received == 10 && card.droppedFrames == 0)
     }
 
+    @Test func `a limit that is set, changed or lifted holds from then on, for packets that wait too`() throws {
+        let card = card()
+        let rig = try VirtioRig(card)
+        rig.start(features: version1 | mergeable)
+        rig.put(header + [UInt8](repeating: 5, count: 100), at: 0x20_0000)
+        func exchange() -> Int {
+            for index in 0..<4 {
+                rig.queues[0].add([(0x21_0000 + UInt64(index) * 256, 256, true)])
+                rig.queues[1].add([(0x20_0000, 112, false)])
+            }
+            rig.kick(1)
+            for _ in 0..<4 { card.receive(header + [UInt8](repeating: 6, count: 100)) }
+            while rig.queues[1].take() != nil {}
+            return received()
+        }
+        func received() -> Int {
+            var count = 0
+            while rig.queues[0].take() != nil { count += 1 }
+            return count
+        }
+        #expect(exchange() == 4 && backend.sent.count == 4)
+        card.setLimit(TokenBucket(rate: 80_000, burst: 800, now: door.now))
+        #expect(exchange() == 1 && backend.sent.count == 5)
+        card.setLimit(TokenBucket(rate: 8_000_000, burst: 800, now: door.now))
+        door.advance(by: 50_000)
+        #expect(received() == 2 && backend.sent.count == 7)
+        card.setLimit(nil)
+        door.advance(by: 1)
+        #expect(received() == 1 && backend.sent.count == 8 && card.limit == nil)
+        #expect(exchange() == 4 && backend.sent.count == 12 && card.droppedFrames == 0)
+    }
+
     @Test func `a flood of frames is dropped, not kept`() throws {
         let card = card()
         let rig = try VirtioRig(card)

@@ -1,4 +1,5 @@
-// A hostile client of a shared folder: nothing outside can be reached, and what it may hold is bounded.
+// A hostile client of a shared folder, alone and as one of several: nothing outside can be reached, and what it may hold is
+// bounded.
 import DeviceModel
 import Foundation
 import Glibc
@@ -6,19 +7,33 @@ import Storage
 import Testing
 
 /// Bytes of a FUSE message, <linux/fuse.h>.
-private func little<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
+func little<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
     (0..<T.bitWidth / 8).map { UInt8(truncatingIfNeeded: value >> T($0 * 8)) }
 }
 
-private func text(_ name: String) -> [UInt8] { Array(name.utf8) + [0] }
+func text(_ name: String) -> [UInt8] { Array(name.utf8) + [0] }
+
+/// What answers.
+protocol TestedServer: AnyObject {
+    func answer(_ bytes: [UInt8], room: Int) -> [UInt8]?
+    func reset()
+    func saveState() -> SharedFolderState
+    func restoreState(_ state: SharedFolderState) throws
+}
+
+extension SharedFolder: TestedServer {}
+extension MountedFolders: TestedServer {}
 
 /// A guest that says what it likes.
-private final class Client {
+final class Client {
     let outside = FileManager.default.temporaryDirectory.appendingPathComponent("roost-\(UUID())").path
     let path: String
-    let folder: SharedFolder
+    let folder: any TestedServer
+    /// The folder's number.
+    let top: UInt64
 
-    init(isReadOnly: Bool = false) throws {
+    /// A folder with a few files, alone or the second of several.
+    init(isReadOnly: Bool = false, isMounted: Bool = false) throws {
         path = outside + "/shared"
         try FileManager.default.createDirectory(atPath: path + "/sub", withIntermediateDirectories: true)
         for name in [outside + "/secret", path + "/file", path + "/sub/deep"] {
@@ -26,11 +41,21 @@ private final class Client {
         }
         symlink("../secret", path + "/leads-out")
         symlink(outside, path + "/folder-out")
-        folder = try SharedFolder(path: path, isReadOnly: isReadOnly)
+        top = isMounted ? 2 << 48 | 1 : 1
+        folder = try Self.server(path, isReadOnly, isMounted)
         #expect(call(26, 0, little(UInt32(7)) + little(UInt32(36)) + little(UInt64(0))).error == 0)
     }
 
     deinit { try? FileManager.default.removeItem(atPath: outside) }
+
+    static func server(_ path: String, _ isReadOnly: Bool, _ isMounted: Bool) throws -> any TestedServer {
+        guard isMounted else { return try SharedFolder(path: path, isReadOnly: isReadOnly) }
+        let mounts = MountedFolders()
+        try mounts.add("/usr/share", at: "/first", isReadOnly: true)
+        try mounts.add(path, at: "/second", isReadOnly: isReadOnly)
+        try mounts.add("/etc", at: "/third", isReadOnly: true)
+        return mounts
+    }
 
     func call(_ operation: UInt32, _ node: UInt64, _ arguments: [UInt8]) -> (error: Int32, data: [UInt8]) {
         let request =
@@ -47,8 +72,8 @@ private final class Client {
     }
 
     /// Looks a name up; zero if it isn't there.
-    func lookUp(_ name: String, in folder: UInt64 = 1) -> UInt64 {
-        let (error, data) = call(1, folder, text(name))
+    func lookUp(_ name: String, in folder: UInt64? = nil) -> UInt64 {
+        let (error, data) = call(1, folder ?? top, text(name))
         return error == 0 ? number(data, 0) : 0
     }
 
@@ -59,16 +84,21 @@ private final class Client {
 
     func read(_ handle: UInt64, operation: UInt32 = 15) -> (error: Int32, data: [UInt8]) {
         call(
-            operation, 1, little(handle) + little(UInt64(0)) + little(UInt32(65536)) + [UInt8](repeating: 0, count: 20))
+            operation, top,
+            little(handle) + little(UInt64(0)) + little(UInt32(65536)) + [UInt8](repeating: 0, count: 20))
     }
 
     var secret: String { (try? String(contentsOfFile: outside + "/secret", encoding: .utf8)) ?? "gone" }
 }
 
-@Suite("Shared folders") struct SharedFolderTests {
-    @Test("what is inside can be looked up, opened and read")
-    func inside() throws {
-        let client = try Client()
+@Suite("Shared folders", .serialized) struct SharedFolderTests {
+    private func nodes(_ state: SharedFolderState) -> [SharedFolderState.Node] {
+        state.nodes + (state.parts ?? []).flatMap(\.state.nodes)
+    }
+
+    @Test("what is inside can be looked up, opened and read", arguments: [false, true])
+    func inside(isMounted: Bool) throws {
+        let client = try Client(isMounted: isMounted)
         let deep = client.lookUp("deep", in: client.lookUp("sub"))
         #expect(deep > 1)
         let opened = client.open(deep)
@@ -77,28 +107,30 @@ private final class Client {
 
     @Test(
         "names that lead elsewhere are not names",
-        arguments: ["..", ".", "", "../secret", "sub/deep", "/etc/passwd", "sub/../../secret"])
-    func names(name: String) throws {
-        let client = try Client()
-        #expect(client.call(1, 1, text(name)).error == ENOENT)
+        arguments: ["..", ".", "", "../secret", "sub/deep", "/etc/passwd", "sub/../../secret"], [false, true])
+    func names(name: String, isMounted: Bool) throws {
+        let client = try Client(isMounted: isMounted)
+        #expect(client.call(1, client.top, text(name)).error == ENOENT)
         for (operation, arguments) in [
             (8, little(UInt32(S_IFREG | 0o600)) + [UInt8](repeating: 0, count: 12) + text(name)),
             (9, little(UInt64(0o700)) + text(name)), (6, text(name) + text("x")), (10, text(name)), (11, text(name)),
-            (12, little(UInt64(1)) + text("file") + text(name)), (12, little(UInt64(1)) + text(name) + text("stolen")),
-            (45, little(UInt64(1)) + little(UInt64(0)) + text(name) + text("stolen")),
+            (12, little(client.top) + text("file") + text(name)),
+            (12, little(client.top) + text(name) + text("stolen")),
+            (45, little(client.top) + little(UInt64(0)) + text(name) + text("stolen")),
             (13, little(client.lookUp("file")) + text(name)),
             (35, little(UInt32(0o101)) + little(UInt32(0o600)) + little(UInt64(0)) + text(name)),
         ] as [(UInt32, [UInt8])] {
-            #expect(client.call(operation, 1, arguments).error != 0, "\(operation) \(name)")
+            #expect(client.call(operation, client.top, arguments).error != 0, "\(operation) \(name)")
         }
         #expect(client.secret == "secret")
         #expect(FileManager.default.fileExists(atPath: client.path + "/file"))
         #expect(!FileManager.default.fileExists(atPath: client.path + "/stolen"))
     }
 
-    @Test("symbolic links are text: nothing behind them is opened, listed, truncated or made")
-    func links() throws {
-        let client = try Client()
+    @Test(
+        "symbolic links are text: nothing behind them is opened, listed, truncated or made", arguments: [false, true])
+    func links(isMounted: Bool) throws {
+        let client = try Client(isMounted: isMounted)
         let (link, folder) = (client.lookUp("leads-out"), client.lookUp("folder-out"))
         #expect(client.call(5, link, []).data == Array("../secret".utf8))
         #expect(client.open(link).error == EINVAL)
@@ -108,8 +140,10 @@ private final class Client {
             client.call(35, folder, little(UInt32(0o101)) + little(UInt32(0o600)) + little(UInt64(0)) + text("x")).error
                 != 0)
         #expect(
-            client.call(35, 1, little(UInt32(0o1)) + little(UInt32(0o600)) + little(UInt64(0)) + text("leads-out"))
-                .error == ELOOP)
+            client.call(
+                35, client.top, little(UInt32(0o1)) + little(UInt32(0o600)) + little(UInt64(0)) + text("leads-out")
+            )
+            .error == ELOOP)
         // Size and permissions through the link.
         var attributes = little(UInt32(8 | 1)) + [UInt8](repeating: 0, count: 84)
         attributes[68] = 0xFF
@@ -119,9 +153,11 @@ private final class Client {
         #expect(client.secret == "secret")
     }
 
-    @Test("a file that became a link to the outside after it was looked up stays what it was, or is stale")
-    func race() throws {
-        let client = try Client()
+    @Test(
+        "a file that became a link to the outside after it was looked up stays what it was, or is stale",
+        arguments: [false, true])
+    func race(isMounted: Bool) throws {
+        let client = try Client(isMounted: isMounted)
         let (file, sub) = (client.lookUp("file"), client.lookUp("sub"))
         let deep = client.lookUp("deep", in: sub)
         unlink(client.path + "/file")
@@ -134,18 +170,19 @@ private final class Client {
         }
         #expect(client.lookUp("secret", in: sub) == 0)
         // Found again from the top, after a restore.
-        let again = try SharedFolder(path: client.path, isReadOnly: false)
+        let again = try Client.server(client.path, false, isMounted)
         try again.restoreState(client.folder.saveState())
-        #expect(again.saveState().nodes.count == client.folder.saveState().nodes.count)
+        #expect(nodes(again.saveState()).count == nodes(client.folder.saveState()).count)
     }
 
-    @Test("a guest goes on with its files and open files after a restore")
-    func restore() throws {
-        let client = try Client()
+    @Test("a guest goes on with its files and open files after a restore", arguments: [false, true])
+    func restore(isMounted: Bool) throws {
+        let client = try Client(isMounted: isMounted)
         let deep = client.lookUp("deep", in: client.lookUp("sub"))
         let handle = client.open(deep).handle
         let state = client.folder.saveState()
-        #expect(state.nodes.count == 2 && state.handles.count == 1)
+        let own = isMounted ? try #require(state.parts?[1].state) : state
+        #expect(own.nodes.count == 2 && own.handles.count == 1)
         client.folder.reset()
         #expect(client.read(handle).error == EBADF && client.open(deep).error == ESTALE)
         try client.folder.restoreState(state)
@@ -154,10 +191,10 @@ private final class Client {
         #expect(client.folder.saveState().nextNode == state.nextNode)
     }
 
-    @Test("the folder above isn't told of, devices and set-user-ID aren't made")
-    func privileges() throws {
-        let client = try Client()
-        let opened = client.open(1, operation: 27)
+    @Test("the folder above isn't told of, devices and set-user-ID aren't made", arguments: [false, true])
+    func privileges(isMounted: Bool) throws {
+        let client = try Client(isMounted: isMounted)
+        let opened = client.open(client.top, operation: 27)
         let entries = client.read(opened.handle, operation: 28).data
         var place = 0
         var names: [String] = []
@@ -170,32 +207,35 @@ private final class Client {
         #expect(Set(names) == [".", "..", "file", "sub", "leads-out", "folder-out"])
         let rest = [UInt8](repeating: 0, count: 12)
         for kind in [S_IFBLK, S_IFCHR] {
-            #expect(client.call(8, 1, little(UInt32(kind | 0o600)) + rest + text("device")).error == EPERM)
+            #expect(client.call(8, client.top, little(UInt32(kind | 0o600)) + rest + text("device")).error == EPERM)
         }
-        #expect(client.call(8, 1, little(UInt32(S_IFREG | 0o6755)) + rest + text("tool")).error == 0)
+        #expect(client.call(8, client.top, little(UInt32(S_IFREG | 0o6755)) + rest + text("tool")).error == 0)
         var status = stat()
         #expect(stat(client.path + "/tool", &status) == 0 && status.st_mode & 0o7777 == 0o755)
-        #expect(client.call(8, 1, little(UInt32(S_IFIFO | 0o600)) + rest + text("fifo")).error == 0)
+        #expect(client.call(8, client.top, little(UInt32(S_IFIFO | 0o600)) + rest + text("fifo")).error == 0)
         #expect(client.open(client.lookUp("fifo")).error == EINVAL, "nor does opening it wait")
         #expect(
-            client.call(35, 1, little(UInt32(0o1)) + little(UInt32(0)) + little(UInt64(0)) + text("fifo")).error != 0)
+            client.call(35, client.top, little(UInt32(0o1)) + little(UInt32(0)) + little(UInt64(0)) + text("fifo"))
+                .error != 0)
     }
 
-    @Test("a folder that is only to be read is only read")
-    func readOnly() throws {
-        let client = try Client(isReadOnly: true)
+    @Test("a folder that is only to be read is only read", arguments: [false, true])
+    func readOnly(isMounted: Bool) throws {
+        let client = try Client(isReadOnly: true, isMounted: isMounted)
         let file = client.lookUp("file")
         #expect(client.open(file, flags: 2).error == EROFS && client.open(file, flags: 0o1000).error == EROFS)
         for operation in [4, 6, 8, 9, 10, 11, 12, 13, 16, 35, 43, 45] as [UInt32] {
-            #expect(client.call(operation, 1, [UInt8](repeating: 0, count: 100)).error == EROFS, "\(operation)")
+            let error = client.call(operation, client.top, [UInt8](repeating: 0, count: 100)).error
+            // Of several folders, what leads to another one is refused first.
+            #expect(error == EROFS || isMounted && [12, 13, 45].contains(operation) && error == EXDEV, "\(operation)")
         }
         let opened = client.open(file)
         #expect(client.read(opened.handle).data == Array("plain".utf8))
     }
 
-    @Test("open files are bounded, and few descriptors serve many files")
-    func bounds() throws {
-        let client = try Client()
+    @Test("open files are bounded, and few descriptors serve many files", arguments: [false, true])
+    func bounds(isMounted: Bool) throws {
+        let client = try Client(isMounted: isMounted)
         let descriptors = { (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").count) ?? 0 }
         for n in 0..<2000 { try Data().write(to: URL(fileURLWithPath: client.path + "/\(n)")) }
         let before = descriptors()
@@ -210,9 +250,9 @@ private final class Client {
         #expect(descriptors() - before < 50)
     }
 
-    @Test("random requests neither trap nor hang nor reach the outside")
-    func fuzz() throws {
-        let client = try Client()
+    @Test("random requests neither trap nor hang nor reach the outside", arguments: [false, true])
+    func fuzz(isMounted: Bool) throws {
+        let client = try Client(isMounted: isMounted)
         var state: UInt64 = 0xF05E_5EED
         func next() -> UInt64 {
             state ^= state << 13
@@ -233,7 +273,7 @@ private final class Client {
             }
             let operation = UInt32(next() % 50)
             if operation == 43 || operation == 16 || operation == 4 { arguments = Array(arguments.prefix(24)) }
-            _ = client.call(operation, next() % 12, arguments)
+            _ = client.call(operation, (isMounted ? next() % 4 << 48 : 0) | next() % 12, arguments)
             if round % 2000 == 0 { _ = client.call(26, 0, little(UInt32(7)) + little(UInt32(36)) + little(UInt64(0))) }
             // A request that is cut short, or lies about its length.
             _ = client.folder.answer(Array(little(UInt32(truncatingIfNeeded: next() % 60)) + arguments), room: 16)

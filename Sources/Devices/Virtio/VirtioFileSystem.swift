@@ -25,6 +25,8 @@ public final class VirtioFileSystem: VirtioDevice {
         /// Chains that the worker has, with their answers once there are any.
         var inFlight: [UInt64: (held: HeldChain, answer: [UInt8])] = [:]
         var next: UInt64 = 0
+        /// The server is yet to forget, on the worker, behind what it is at.
+        var owesReset = false
     }
 
     private struct Job: Sendable {
@@ -73,8 +75,18 @@ public final class VirtioFileSystem: VirtioDevice {
 
     /// The guest knows nothing any more; requests under way find their queue gone.
     public func reset() {
-        contents.withLock { $0.inFlight = [:] }
-        worker.run { [server] in server.reset() }
+        contents.withLock { contents in
+            contents.inFlight = [:]
+            contents.owesReset = true
+        }
+        worker.run { [weak self] in self?.resetServer() }
+    }
+
+    private func resetServer() {
+        contents.withLock { contents in
+            if contents.owesReset { server.reset() }
+            contents.owesReset = false
+        }
     }
 
     /// Takes requests and gives them to the worker.
@@ -142,6 +154,8 @@ public final class VirtioFileSystem: VirtioDevice {
     /// Puts back what the guest knows; requests that weren't done are done now.
     public func restoreDeviceState(_ state: VirtioDeviceState) throws {
         guard state.frames.count == state.inFlight.count else { throw StateError("saved requests without answers") }
+        // What is put back is not for a reset to take that came before.
+        contents.withLock { $0.owesReset = false }
         if let folder = state.folder { try server.restoreState(folder) }
         guard let transport = contents.withLock({ $0.reference.transport }) else { return }
         for queue in 0..<2 {

@@ -105,9 +105,28 @@ public final class VirtioNet: VirtioDevice {
             Contents(
                 waiting: Array(repeating: [], count: self.pairs), control: VirtioNetControl(address: address),
                 sending: limit, receiving: limit))
-        guard limit != nil else { return }
-        let made = [true, false].map { receives in door.makeTimer { [weak self] in self?.serve(receives) } }
-        timers.withLock { $0 = made }
+        if limit != nil { makeTimers() }
+    }
+
+    /// The timers that look again when the limit lets more pass: for what is received, and for what is sent.
+    private func makeTimers() {
+        timers.withLock { timers in
+            guard timers.isEmpty else { return }
+            timers = [true, false].map { receives in door.makeTimer { [weak self] in self?.serve(receives) } }
+        }
+    }
+
+    /// The limit on bits a second.
+    public var limit: TokenBucket? { contents.withLock { $0.sending } }
+
+    /// Sets another limit, or none; packets that wait go on by it.
+    public func setLimit(_ limit: TokenBucket?) {
+        makeTimers()
+        contents.withLock { contents in
+            contents.sending = limit
+            contents.receiving = limit
+        }
+        for timer in timers.withLock({ $0 }) { timer.arm(at: door.now) }
     }
 
     /// Network.
@@ -241,7 +260,12 @@ public final class VirtioNet: VirtioDevice {
         let before = contents.withLock { $0.sending }
         guard passes(packet.count, receives: false) else { return false }
         if backend.send(packet, queue: pair) { return true }
-        contents.withLock { $0.sending = before }
+        contents.withLock { contents in
+            // It may be another limit by now.
+            if let limit = contents.sending, limit.rate == before?.rate, limit.burst == before?.burst {
+                contents.sending = before
+            }
+        }
         return false
     }
 

@@ -37,7 +37,7 @@ public struct Snapshot: Sendable {
     /// What it is of.
     public let manifest: SnapshotManifest
     let state: [UInt8]
-    private let sums: [UInt32]
+    let sums: [UInt32]
 
     private static let checked = ["snapshot.json", "state.json", "memory.sums"]
 

@@ -52,8 +52,10 @@ public struct NameParameters: Codable, Sendable {
 public enum MachineRequest {
     /// What it is doing: answers a `MachineReport`.
     public static let report = "report"
-    /// Presses the power button.
-    public static let powerButton = "power-button"
+    /// Has the guest shut down: by its agent, or by the power button.
+    public static let shutDown = "shut-down"
+    /// The addresses of the guest's network interfaces: answers a list of `GuestAddress`.
+    public static let addresses = "addresses"
     /// Stops the processors between two instructions.
     public static let pause = "pause"
     /// Lets them go on.
@@ -80,6 +82,12 @@ public enum MachineRequest {
     public static let addForward = "add-forward"
     /// Forwards a port no more: `ForwardConfiguration`.
     public static let removeForward = "remove-forward"
+    /// Changes limits on disks and network cards: `LimitChange`.
+    public static let setLimits = "set-limits"
+    /// Gives the guest a folder of the host's: `MountConfiguration`; answers a `MountAnswer`.
+    public static let mount = "mount"
+    /// Takes one from it: `UnmountParameters`.
+    public static let unmount = "unmount"
     /// Takes a snapshot (`NameParameters`): streams its progress as JSON lines, `SnapshotNews`.
     public static let takeSnapshot = "take-snapshot"
     /// Deletes a snapshot: `NameParameters`.
@@ -102,11 +110,11 @@ public enum MachineRequest {
                         usage: ProcessUsage(of: DetachedProcess.ownNumber), traffic: machine.traffic,
                         disks: machine.disks, memory: machine.memorySize, returnedMemory: machine.returnedMemory))
             },
-            powerButton: { _ in
-                if machine.isPaused { throw MachinesError(.badRequest, "it is paused; `roost resume` lets it go on") }
-                machine.powerButton()
+            shutDown: { _ in
+                if try machine.shutDown() { events.note("shutDown") }
                 return .done
             },
+            addresses: { _ in .result(machine.guestAddresses) },
             pause: { _ in
                 if machine.isPaused { return .done }
                 try machine.pause()
@@ -165,6 +173,18 @@ public enum MachineRequest {
             },
             removeForward: { call in
                 try stored.removeForward(try call.parameters(ForwardConfiguration.self), from: machine)
+                return .done
+            },
+            setLimits: { call in
+                try stored.setLimits(try call.parameters(LimitChange.self), of: machine)
+                return .done
+            },
+            mount: { call in
+                .result(
+                    MountAnswer(isThere: try stored.mount(try call.parameters(MountConfiguration.self), in: machine)))
+            },
+            unmount: { call in
+                try stored.unmount(try call.parameters(UnmountParameters.self), in: machine)
                 return .done
             },
             takeSnapshot: { call in

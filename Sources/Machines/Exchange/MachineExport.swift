@@ -1,6 +1,8 @@
 // A machine as one file: a tar archive, or an OVA package, which is one too.
 //
 //   machine.json   the manifest; paths are names of files in the archive
+//   snapshot.json state.json memory.sums checksums memory.zst
+//                  of a snapshot: the moment at which the machine goes on (Machine/Snapshot)
 //   kernel initrd  what it boots
 //   disk0.qcow2…   its disks, whole and compressed; in an OVA package disk0.vmdk…
 //   NAME.ovf       first in an OVA package: what others read
@@ -25,7 +27,34 @@ extension StoredMachine {
     ) throws {
         let lock = try lock()
         defer { withExtendedLifetime(lock) {} }
-        let manifest = try manifest()
+        try export(try manifest(), snapshot: nil, to: path, format, replacing, progress)
+    }
+
+    /// Writes a snapshot of the machine to one file, while it runs or not; nobody writes to what a snapshot stands on.
+    public func export(
+        snapshot name: String, to path: String, replacing: Bool, progress: ProgressReport
+    ) throws {
+        let record = try snapshot(name)
+        guard record.machine.folders.isEmpty || !record.hasMemory else {
+            throw MachinesError(
+                .badRequest, "snapshot '\(name)' is of a machine with shared folders (--share), which are this host's")
+        }
+        var manifest = try manifest()
+        manifest.machine = record.machine
+        manifest.snapshot = record.hasMemory ? name : nil
+        for (disk, layer) in zip(Self.ownDisks(record.machine), record.layers) {
+            for index in manifest.machine.disks.indices where manifest.machine.disks[index].path == disk {
+                manifest.machine.disks[index].path = layer
+            }
+        }
+        let memory = record.hasMemory ? try Snapshot(snapshotFolder(name) + "/machine") : nil
+        try export(manifest, snapshot: memory, to: path, .tar, replacing, progress)
+    }
+
+    private func export(
+        _ manifest: MachineManifest, snapshot: Snapshot?, to path: String, _ format: ExportFormat, _ replacing: Bool,
+        _ progress: ProgressReport
+    ) throws {
         if !replacing, FileDescriptor.exists(path) {
             throw MachinesError(.exists, "\(path) is there already; --replace replaces it")
         }
@@ -34,6 +63,7 @@ extension StoredMachine {
         try FileManager.default.createDirectory(atPath: scratch, withIntermediateDirectories: true)
         defer { try? FileManager.default.removeItem(atPath: scratch) }
         var package = try ExportPackage(manifest, in: folder, scratch, format, progress)
+        if let snapshot { try package.add(snapshot, scratch, progress) }
         let archive = scratch + "/archive"
         try package.write(to: archive, name: name, format, progress)
         try explaining { () throws(HostError) in try DurableFile.move(archive, to: path) }
@@ -63,8 +93,6 @@ private struct ExportPackage {
             self.manifest.machine.boot.initrd = "initrd"
             files.append(("initrd", initrd))
         }
-        // What is in a drive isn't the machine's.
-        self.manifest.machine.drives = machine.drives.map { _ in nil }
         for (index, disk) in machine.disks.enumerated() {
             var options = disk.options
             options.isReadOnly = true
@@ -82,8 +110,15 @@ private struct ExportPackage {
             disks.append(name)
             sizes.append(image.byteCount)
         }
-        self.manifest.machine.sockets?.path = nil
-        for index in machine.networks.indices { self.manifest.machine.networks[index].capture = nil }
+        self.manifest.machine.leaveHost()
+    }
+
+    /// Adds a snapshot, its memory compressed.
+    mutating func add(_ snapshot: Snapshot, _ scratch: String, _ progress: ProgressReport) throws {
+        for (name, _) in Snapshot.smallFiles { files.append((name, snapshot.path + "/" + name)) }
+        let memory = scratch + "/memory.zst"
+        try snapshot.packMemory(to: memory) { progress("compressing memory", $0, $1) }
+        files.append(("memory.zst", memory))
     }
 
     mutating func write(to path: String, name: String, _ format: ExportFormat, _ progress: ProgressReport) throws {
@@ -99,5 +134,17 @@ private struct ExportPackage {
         try archive.add("machine.json", try manifest.serialized())
         for (name, file) in files { try archive.add(name, file: file) { progress("writing \(name)", $0, $1) } }
         try archive.finish()
+    }
+}
+
+extension MachineConfiguration {
+    /// Gives up all that belongs to one host: folders, sockets, captures, and what is in drives. Of mounted folders their
+    /// places in the guest stay, which it may have to let go of.
+    mutating func leaveHost() {
+        sockets?.path = nil
+        folders = []
+        mounts = mounts?.map { MountConfiguration(folder: "", path: $0.path) }
+        drives = drives.map { _ in nil }
+        for index in networks.indices { networks[index].capture = nil }
     }
 }

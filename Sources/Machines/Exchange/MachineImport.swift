@@ -29,7 +29,14 @@ extension MachineStore {
         let file = path.split(separator: "/").last?.split(separator: ".").first.map(String.init)
         let name = name ?? [proposed, file].compactMap { $0 }.first { (try? requireFree($0)) != nil } ?? freeName()
         return try build(name) { folder in
-            try Self.unpack(archive, manifest, keepsBoot: boot != nil, into: folder, path, progress)
+            var unpacked = try Self.unpack(archive, manifest, keepsBoot: boot != nil, into: folder, path, progress)
+            if archive.entry("snapshot.json") != nil {
+                guard boot == nil else {
+                    throw MachinesError(.badRequest, "\(path) holds a machine that goes on: it doesn't boot")
+                }
+                try SnapshotImport(path, folder, manifest).unpack(archive, &unpacked, progress)
+            }
+            return unpacked
         }
     }
 
@@ -82,10 +89,9 @@ extension MachineStore {
             manifest.machine.disks[index].options.snapshot = nil
         }
         // Nothing outside its folder is the archive's to name.
-        manifest.machine.sockets?.path = nil
-        manifest.machine.drives = given.machine.drives.map { _ in nil }
+        manifest.machine.leaveHost()
+        if given.machine.mounts != nil { manifest.machine.mounts = [] }
         for index in manifest.machine.networks.indices {
-            manifest.machine.networks[index].capture = nil
             manifest.machine.networks[index].macAddress = MachineConfiguration.address(index, of: manifest.id)
         }
         return manifest

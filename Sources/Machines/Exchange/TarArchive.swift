@@ -18,7 +18,7 @@ struct TarEntry: Sendable, Equatable {
 /// An archive that is read; nothing in it is believed.
 struct TarReader: ~Copyable {
     private static let mostEntries = 256
-    private let file: FileDescriptor
+    let file: FileDescriptor
     private let path: String
     /// The regular files.
     let entries: [TarEntry]

@@ -8,7 +8,7 @@ internal import Synchronization
 public struct MachineEventRecord: Codable, Sendable {
     /// When, in ISO 8601 with milliseconds.
     public var time: String
-    /// The machine's name when its process began.
+    /// The machine's name then.
     public var machine: String
     /// What.
     public var event: String
@@ -20,18 +20,18 @@ public struct MachineEventRecord: Codable, Sendable {
 final class EventLog: Sendable {
     /// This run's.
     let lines = ByteLog(capacity: 256 << 10)
-    private let name: String
+    private let machine: StoredMachine
     private let file: Mutex<LimitedLog>
 
     init(_ machine: StoredMachine) throws(MachinesError) {
-        name = machine.name
+        self.machine = machine
         let path = machine.eventsPath
         file = Mutex(try explaining { () throws(HostError) in try LimitedLog(path: path, limit: 1 << 20) })
     }
 
     func note(_ event: String, _ detail: String? = nil) {
         let time = Date().formatted(Date.ISO8601FormatStyle(includingFractionalSeconds: true))
-        let record = MachineEventRecord(time: time, machine: name, event: event, detail: detail)
+        let record = MachineEventRecord(time: time, machine: machine.name, event: event, detail: detail)
         guard let line = try? JSONText.line(record) else { return }
         file.withLock { $0.append(line) }
         lines.append(line)

@@ -10,17 +10,18 @@ public final class MachineMonitor: Sendable {
     private let store: MachineStore
     private let lock: MachineLock
     private let manifest: MachineManifest
-    private let goesOn: (snapshot: Snapshot?, isClone: Bool)
+    private let goesOn: GoingOn
     private let record = Mutex(RunRecord())
     private let refresh = GuestRefresh()
 
-    /// Takes a machine; nobody else has it until this object goes.
+    /// Takes a machine; nobody else has it until this object goes. Its folder is this process's from now on.
     public init(_ stored: StoredMachine, in store: MachineStore) throws {
-        self.stored = stored
         self.store = store
         lock = try stored.lock()
-        goesOn = try stored.finishRestore()
-        manifest = try stored.manifest()
+        self.stored = try stored.enter(with: lock)
+        self.stored.sweepHalfWritten()
+        goesOn = try self.stored.finishRestore()
+        manifest = try self.stored.manifest()
     }
 
     /// Runs it to its end. `adjust` has the last word on what it is made of; `started` is called when the guest is about to
@@ -48,7 +49,7 @@ public final class MachineMonitor: Sendable {
                 handlers: MachineRequest.handlers(machine, stored, events, refresh, note: note))
             try events.watch(machine.console.history)
             stored.hasGoneOn()
-            if goesOn.snapshot != nil { try refresh.start(machine, stored, manifest, isClone: goesOn.isClone) }
+            if goesOn.snapshot != nil { try refresh.start(machine, stored, manifest, goesOn) }
             try started(machine)
             if configuration.wantedMemory != nil { stored.bringOnline(machine) }
         } catch {

@@ -13,6 +13,17 @@ struct PendingRestore: Codable, Sendable {
     var isDone = false
     /// The guest is a copy, and has to be told.
     var isClone = false
+    /// The guest had folders mounted of which the snapshot's record says nothing.
+    var hadMounts: Bool?
+}
+
+/// What the next start goes on from; without a snapshot it boots.
+struct GoingOn: Sendable {
+    var snapshot: Snapshot?
+    /// The guest is a copy, and has to be told.
+    var isClone = false
+    /// The guest has other folders of the host's mounted than it is to have.
+    var hasOtherMounts = false
 }
 
 extension StoredMachine {
@@ -40,8 +51,8 @@ extension StoredMachine {
 
     /// Does what is left of a restore that was begun; the lock is held. Where the guest goes on from now.
     @discardableResult
-    func finishRestore() throws -> (snapshot: Snapshot?, isClone: Bool) {
-        guard var pending = pendingRestore else { return (nil, false) }
+    func finishRestore() throws -> GoingOn {
+        guard var pending = pendingRestore else { return GoingOn() }
         let record = try snapshot(pending.snapshot)
         if !pending.isDone {
             var manifest = try manifest()
@@ -55,9 +66,11 @@ extension StoredMachine {
         }
         guard record.hasMemory else {
             try? FileManager.default.removeItem(atPath: goesOnPath)
-            return (nil, pending.isClone)
+            return GoingOn()
         }
-        return (try Snapshot(snapshotFolder(pending.snapshot) + "/machine"), pending.isClone)
+        return GoingOn(
+            snapshot: try Snapshot(snapshotFolder(pending.snapshot) + "/machine"), isClone: pending.isClone,
+            hasOtherMounts: try manifest().machine.mounts != record.machine.mounts || pending.hadMounts == true)
     }
 
     /// The guest goes on: the next start boots.
@@ -121,5 +134,6 @@ extension MachineConfiguration {
             if case .user = networks[index].kind { networks[index].kind = .user(forwards: []) }
         }
         sockets?.path = nil
+        if mounts != nil { mounts = [] }
     }
 }

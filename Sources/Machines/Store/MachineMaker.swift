@@ -19,6 +19,7 @@ extension MachineStore {
             var manifest = MachineManifest(image: imageName, machine: configuration)
             if isTemporary { manifest.isTemporary = true }
             manifest.machine = configuration.fixed(for: manifest.id)
+            if configuration.clock == .host { manifest.machine.mounts = [] }
             if let image { try Self.adopt(image, into: &manifest.machine, folder, progress) }
             if let userData {
                 let volume = try CloudInitVolume.bytes(userData: userData, id: manifest.id, name: name)

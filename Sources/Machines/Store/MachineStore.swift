@@ -50,12 +50,19 @@ public struct MachineStore: Sendable {
         }
     }
 
-    /// Gives a machine that doesn't run another name.
+    /// Gives a machine another name; one that runs is in its folder, and needn't know.
     public func rename(_ machine: StoredMachine, to name: String) throws(MachinesError) -> StoredMachine {
         try requireFree(name)
-        let lock = try machine.lock()
-        defer { withExtendedLifetime(lock) {} }
         let place = place(of: name)
+        var lock: MachineLock?
+        do throws(MachinesError) { lock = try machine.lock() } catch {
+            // Whoever has it may be at work on its files by their names, and not run it.
+            guard error.code == .running, machine.latestRun?.ended == nil,
+                (try? machine.control().call(
+                    MachineRequest.report, NoParameters(), returning: MachineReport.self)) != nil
+            else { throw error }
+        }
+        defer { withExtendedLifetime(lock) {} }
         try explaining { () throws(HostError) in try HostFile.rename(machine.folder, to: place.folder) }
         return place
     }
@@ -70,7 +77,7 @@ public struct MachineStore: Sendable {
     /// Deletes a machine whose lock this process holds: first its name goes, so that nobody finds half of it.
     func deleteLocked(_ machine: StoredMachine) throws(MachinesError) {
         let doomed = root + "/.deleted-" + UUID().uuidString
-        try explaining { () throws(HostError) in try HostFile.rename(machine.folder, to: doomed) }
+        try explaining { () throws(HostError) in try HostFile.rename(machine.path, to: doomed) }
         do { try FileManager.default.removeItem(atPath: doomed) } catch {
             throw MachinesError(.fileSystem, "\(doomed) could not be removed: \(error.localizedDescription)")
         }

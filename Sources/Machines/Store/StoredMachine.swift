@@ -14,11 +14,32 @@ internal import Synchronization
 public struct StoredMachine: Sendable {
     /// Its folder.
     public let folder: String
-    /// Its name: the folder's.
-    public var name: String { folder.split(separator: "/").last.map(String.init) ?? folder }
+    /// Its name now: the folder's.
+    public var name: String { path.split(separator: "/").last.map(String.init) ?? folder }
+    /// Where the folder is now.
+    var path: String { folder == Self.entered.folder ? PrivateFolder.canonical(folder) : folder }
+
+    /// The machine whose folder this process is in.
+    static let entered = StoredMachine(folder: ".")
 
     /// Names the folder of a machine.
     public init(folder: String) { self.folder = folder }
+
+    /// Enters the folder, which whoever has the lock does to run the machine: its files are found there whatever its name
+    /// becomes.
+    func enter(with lock: MachineLock) throws(MachinesError) -> StoredMachine {
+        try explaining { () throws(HostError) in try PrivateFolder.enter(folder) }
+        // Another one may have got the name meanwhile.
+        guard try Self.entered.isLocked(by: lock) else {
+            throw MachinesError(.notFound, "machine '\(name)' has another name now")
+        }
+        return Self.entered
+    }
+
+    private func isLocked(by lock: MachineLock) throws(MachinesError) -> Bool {
+        let file = try explaining { () throws(HostError) in try DurableFile.openLock(folder + "/lock") }
+        return file.identity == lock.identity
+    }
 
     var manifestPath: String { folder + "/machine.json" }
     private var runPath: String { folder + "/run.json" }
@@ -47,7 +68,7 @@ public struct StoredMachine: Sendable {
             if DurableFile.names(of: path) == 1 { try DurableFile.synchronize(path) }
         }
         try DurableFile.synchronize(folder)
-        try DurableFile.synchronize((folder as NSString).deletingLastPathComponent)
+        try DurableFile.synchronize(folder + "/..")
     }
 
     /// Its latest run; nil if there was none.
@@ -68,6 +89,17 @@ public struct StoredMachine: Sendable {
         return lock.isLockedElsewhere
     }
 
+    /// Removes what processes that were killed had half written; the lock is held.
+    func sweepHalfWritten() {
+        let snapshots = PrivateFolder.names(in: snapshotsFolder).map { snapshotsFolder + "/" + $0 }
+        for folder in [folder] + snapshots {
+            for name in (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
+            where DurableFile.isHalfWritten(name) {
+                PrivateFolder.remove(folder + "/" + name)
+            }
+        }
+    }
+
     /// What it is doing.
     public var status: MachineStatus {
         let run = latestRun
@@ -86,10 +118,11 @@ public struct StoredMachine: Sendable {
             throw MachinesError(.running, "machine '\(name)' runs; `roost stop \(name)` stops it")
         }
         // The folder may have been deleted, or its name given to another, before the lock was ours.
-        guard let now = try? DurableFile.openLock(folder + "/lock"), now.identity == lock.descriptor.identity else {
+        let taken = MachineLock(lock)
+        guard (try? isLocked(by: taken)) == true else {
             throw MachinesError(.notFound, "machine '\(name)' has been deleted")
         }
-        return MachineLock(lock)
+        return taken
     }
 
     /// The process that has it; nil if none has.
@@ -170,6 +203,9 @@ private let manifestsInTurn = Mutex(())
 /// A machine that this process has to itself.
 public final class MachineLock: Sendable {
     private let lock: SharedDescriptor
+
+    /// Which file it is.
+    fileprivate var identity: [UInt64] { lock.descriptor.identity }
 
     fileprivate init(_ lock: SharedDescriptor) { self.lock = lock }
 }

@@ -52,6 +52,7 @@ struct FUSEError: Error {
     static let tooManyFiles = FUSEError(23)
     static let readOnly = FUSEError(30)
     static let notImplemented = FUSEError(38)
+    static let otherFileSystem = FUSEError(18)
     static let noMemory = FUSEError(12)
     static let stale = FUSEError(116)
     static let notSupported = FUSEError(95)
@@ -118,6 +119,19 @@ struct FUSEReply {
     mutating func data(_ more: some Collection<UInt8>) { bytes.append(contentsOf: more) }
     mutating func zeroes(_ count: Int) { bytes.append(contentsOf: repeatElement(0, count: count)) }
 
+    /// Adds a folder's entry, padded; false if that would be more than so many bytes in all.
+    mutating func folderEntry(_ name: [UInt8], inode: UInt64, type: UInt32, next: UInt64, room: Int) -> Bool {
+        let padded = (name.count + 7) & ~7
+        guard bytes.count + 24 + padded <= room else { return false }
+        long(inode)
+        long(next)
+        word(UInt32(name.count))
+        word(type)
+        data(name)
+        zeroes(padded - name.count)
+        return true
+    }
+
     /// An answer as it goes to the guest.
     static func message(_ unique: UInt64, error: Int32 = 0, _ results: [UInt8] = []) -> [UInt8] {
         var header = FUSEReply()
@@ -125,5 +139,18 @@ struct FUSEReply {
         header.word(UInt32(bitPattern: -error))
         header.long(unique)
         return header.bytes + results
+    }
+}
+
+extension [UInt8] {
+    /// A number of 64 bits in a message; nil where it isn't whole.
+    func long(at offset: Int) -> UInt64? {
+        guard offset >= 0, offset + 8 <= count else { return nil }
+        return (0..<8).reduce(0) { $0 | UInt64(self[offset + $1]) << UInt64($1 * 8) }
+    }
+
+    /// Changes a number of 64 bits that is there.
+    mutating func setLong(_ value: UInt64, at offset: Int) {
+        for n in 0..<8 { self[offset + n] = UInt8(truncatingIfNeeded: value >> UInt64(n * 8)) }
     }
 }

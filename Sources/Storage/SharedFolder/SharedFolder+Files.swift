@@ -97,16 +97,11 @@ extension SharedFolder {
         let size = min(Int(try request.word()), room, Self.mostBytes)
         var reply = FUSEReply()
         while let entry = reader.entry(at: offset) {
-            let padded = (entry.name.count + 7) & ~7
-            guard reply.bytes.count + 24 + padded <= size else { break }
             // Nothing is said of the folder above.
-            reply.long(entry.name == [0x2E, 0x2E] ? 1 : entry.inode)
-            reply.long(entry.next)
-            reply.word(UInt32(entry.name.count))
-            reply.word(entry.type)
-            reply.data(entry.name)
-            reply.zeroes(padded - entry.name.count)
-            guard entry.next != offset else { break }
+            let inode = entry.name == [0x2E, 0x2E] ? 1 : entry.inode
+            guard reply.folderEntry(entry.name, inode: inode, type: entry.type, next: entry.next, room: size),
+                entry.next != offset
+            else { break }
             offset = entry.next
         }
         return reply

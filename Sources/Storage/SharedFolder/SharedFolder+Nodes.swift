@@ -37,9 +37,9 @@ extension SharedFolder {
     private func keep(_ place: FolderPlace, _ number: UInt64, _ contents: inout Contents) {
         contents.nodes[number]?.place = place
         contents.placed.append(number)
-        guard contents.placed.count > Self.mostPlaces else { return }
-        for old in contents.placed.prefix(Self.mostPlaces / 2) where old != number { contents.nodes[old]?.place = nil }
-        contents.placed.removeFirst(Self.mostPlaces / 2)
+        guard contents.placed.count > mostPlaces else { return }
+        for old in contents.placed.prefix(mostPlaces / 2) where old != number { contents.nodes[old]?.place = nil }
+        contents.placed.removeFirst(mostPlaces / 2)
     }
 
     /// Looks a name up and gives the file a number.
@@ -85,6 +85,9 @@ extension SharedFolder {
         }
         return nil
     }
+
+    /// The guest has forgotten that it looked a file up so often.
+    func forget(_ number: UInt64, _ count: UInt64) { contents.withLock { forget(number, count, &$0) } }
 
     private func forget(_ number: UInt64, _ count: UInt64, _ contents: inout Contents) {
         guard let node = contents.nodes[number] else { return }

@@ -10,9 +10,8 @@ internal import Synchronization
 public final class SharedFolder: Sendable {
     /// The number of the folder itself.
     static let root: UInt64 = 1
-    /// Files that a guest may know, and have open; places kept open.
+    /// Files that a guest may know.
     static let mostNodes = 1 << 18
-    static let mostPlaces = 512
     /// Bytes in one read or write.
     static let mostBytes = 1 << 20
     /// Seconds that a guest may believe names and attributes.
@@ -55,14 +54,16 @@ public final class SharedFolder: Sendable {
 
     let top: FolderPlace
     let isReadOnly: Bool
-    let mostHandles: Int
+    /// Files that a guest may have open; places kept open.
+    let mostHandles, mostPlaces: Int
     let contents = Mutex(Contents())
 
-    /// Shares the folder at a path.
-    public init(path: String, isReadOnly: Bool) throws(HostError) {
+    /// Shares the folder at a path; `share` is how many have the descriptors together that one has alone.
+    public init(path: String, isReadOnly: Bool, share: Int = 1) throws(HostError) {
         top = try FolderPlace(folder: path)
         self.isReadOnly = isReadOnly
-        mostHandles = max(64, min(FileDescriptor.raiseLimit() / 4, 4096))
+        mostHandles = max(64, min(FileDescriptor.raiseLimit() / 4, 4096) / max(1, share))
+        mostPlaces = 512 / max(1, min(share, 16))
     }
 
     /// Forgets all that the guest knows.
@@ -92,7 +93,9 @@ public final class SharedFolder: Sendable {
     ) throws -> FUSEReply? {
         if isReadOnly, operation.changes { throw FUSEError.readOnly }
         switch operation {
-        case .initialize: return try initialize(&request, &contents)
+        case .initialize:
+            contents = Contents()
+            return try request.agree()
         case .forget, .batchForget: return forget(operation, &request, &contents)
         case .interrupt: return nil
         case .destroy:
@@ -113,13 +116,12 @@ public final class SharedFolder: Sendable {
         default: return try change(operation, &request, &contents)
         }
     }
+}
 
-    /// Agrees on the protocol.
-    private func initialize(_ request: inout FUSERequest, _ contents: inout Contents) throws -> FUSEReply {
-        contents = Contents()
-        let (major, minor, readAhead, flags) = (
-            try request.word(), try request.word(), try request.word(), try request.word()
-        )
+extension FUSERequest {
+    /// Agrees on the protocol: the answer to a guest that begins.
+    mutating func agree() throws(FUSEError) -> FUSEReply {
+        let (major, minor, readAhead, flags) = (try word(), try word(), try word(), try word())
         var reply = FUSEReply()
         reply.word(7)
         reply.word(31)
@@ -128,15 +130,15 @@ public final class SharedFolder: Sendable {
             reply.zeroes(56)
             return reply
         }
-        guard minor >= 31 else { throw FUSEError.notSupported }
-        reply.word(min(readAhead, UInt32(Self.mostBytes)))
+        guard minor >= 31 else { throw .notSupported }
+        reply.word(min(readAhead, UInt32(SharedFolder.mostBytes)))
         // ASYNC_READ, ATOMIC_O_TRUNC, BIG_WRITES, AUTO_INVAL_DATA, PARALLEL_DIROPS, MAX_PAGES.
         reply.word(flags & (1 << 0 | 1 << 3 | 1 << 5 | 1 << 12 | 1 << 18 | 1 << 22))
         // max_background 16, congestion_threshold 16, max_write, time_gran, max_pages 16.
         reply.word(64 | 48 << 16)
-        reply.word(UInt32(Self.mostBytes))
+        reply.word(UInt32(SharedFolder.mostBytes))
         reply.word(1)
-        reply.word(UInt32(Self.mostBytes / 4096))
+        reply.word(UInt32(SharedFolder.mostBytes / 4096))
         reply.zeroes(32)
         return reply
     }

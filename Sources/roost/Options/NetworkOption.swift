@@ -58,8 +58,8 @@ struct NetworkOption: ExpressibleByArgument {
                 card.macAddress = address
             case "pcap": card.capture = value
             case "rate":
-                guard let rate = rate(value) else { return false }
-                card.limit = NetworkLimit(rate: rate)
+                guard let rate = BitRate(argument: value), rate.bits > 0 else { return false }
+                card.limit = NetworkLimit(rate: rate.bits)
             case "burst":
                 guard let size = MemorySize(argument: value), size.bytes > 0 else { return false }
                 burst = size.bytes
@@ -70,18 +70,5 @@ struct NetworkOption: ExpressibleByArgument {
         guard let limit = card.limit else { return false }
         card.limit = NetworkLimit(rate: limit.rate, burst: burst)
         return true
-    }
-
-    /// Bits a second, with k, M or G for powers of a thousand.
-    private static func rate(_ text: String) -> UInt64? {
-        var digits = text[...]
-        var factor: UInt64 = 1
-        if let last = digits.last, let place = ["K", "M", "G"].firstIndex(of: last.uppercased()) {
-            for _ in 0...place { factor *= 1000 }
-            digits = digits.dropLast()
-        }
-        guard let number = UInt64(digits), number > 0 else { return nil }
-        let (rate, overflow) = number.multipliedReportingOverflow(by: factor)
-        return overflow ? nil : rate
     }
 }

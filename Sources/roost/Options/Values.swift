@@ -1,5 +1,6 @@
 // Values that options take.
 public import ArgumentParser
+internal import HostOS
 internal import Machine
 
 extension EngineKind: ExpressibleByArgument {}
@@ -33,6 +34,24 @@ struct MemorySize: ExpressibleByArgument, Equatable {
     var defaultValueDescription: String { "\(bytes >> 20)M" }
 }
 
+/// Bits a second, such as 10M, with k, M or G for powers of a thousand.
+struct BitRate: ExpressibleByArgument {
+    var bits: UInt64
+
+    init?(argument: String) {
+        var digits = argument[...]
+        var factor: UInt64 = 1
+        if let last = digits.last, let place = ["K", "M", "G"].firstIndex(of: last.uppercased()) {
+            for _ in 0...place { factor *= 1000 }
+            digits = digits.dropLast()
+        }
+        guard let number = UInt64(digits) else { return nil }
+        let (bits, overflow) = number.multipliedReportingOverflow(by: factor)
+        if overflow { return nil }
+        self.bits = bits
+    }
+}
+
 /// stdio, file:PATH or pty.
 struct ConsoleOption: ExpressibleByArgument {
     var value: ConsoleChoice
@@ -45,7 +64,7 @@ struct ConsoleOption: ExpressibleByArgument {
         case "pty": value = .pseudoTerminal
         default:
             guard argument.hasPrefix("file:"), argument.count > 5 else { return nil }
-            value = .file(String(argument.dropFirst(5)))
+            value = .file(PrivateFolder.absolute(String(argument.dropFirst(5))))
         }
     }
 

@@ -9,11 +9,12 @@ extension ExportFormat: ExpressibleByArgument {}
 /// `roost export`.
 struct ExportCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "export", abstract: "Write a machine that doesn't run to one file.",
+        commandName: "export", abstract: "Write a machine that doesn't run, or a snapshot, to one file.",
         discussion: """
             The archive (tar) holds the manifest, what the machine boots, and its disks, whole and compressed. An OVA \
             package holds stream-optimized VMDK images and a descriptor for other programs; their firmware finds no boot \
-            loader on a disk that Roost boots by a kernel beside it.
+            loader on a disk that Roost boots by a kernel beside it. With --snapshot the archive holds the machine as it was \
+            then, memory included, and the machine may run meanwhile; 'roost import' makes one that goes on from there.
             """)
 
     @OptionGroup var machine: MachineArgument
@@ -24,15 +25,25 @@ struct ExportCommand: ParsableCommand {
     @Option(help: "tar or ova.")
     var format: ExportFormat?
 
+    @Option(help: "The snapshot to write; see 'roost snapshot list'.")
+    var snapshot: String?
+
     @Flag(help: "Replace a file that is there.")
     var replace = false
 
     func run() throws {
         var progress = ProgressLine()
         defer { progress.finish() }
-        try machine.find().export(
-            to: path, format ?? (path.lowercased().hasSuffix(".ova") ? .ova : .tar), replacing: replace
-        ) { progress.show($0, $1, $2) }
+        let format = format ?? (path.lowercased().hasSuffix(".ova") ? .ova : .tar)
+        if let snapshot {
+            guard format == .tar else {
+                throw ValidationError("an OVA package can't hold a snapshot; give --format tar")
+            }
+            return try machine.find().export(snapshot: snapshot, to: path, replacing: replace) {
+                progress.show($0, $1, $2)
+            }
+        }
+        try machine.find().export(to: path, format, replacing: replace) { progress.show($0, $1, $2) }
     }
 }
 
@@ -40,7 +51,10 @@ struct ExportCommand: ParsableCommand {
 struct ImportCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "import", abstract: "Make a machine of an exported one or of an OVA package.",
-        discussion: "It is a new machine, with a number and network addresses of its own; its name is printed.")
+        discussion: """
+            It is a new machine, with a number and network addresses of its own; its name is printed. One of a snapshot goes \
+            on from there when it is started, and is told that it is a copy.
+            """)
 
     @Argument(help: "The file.", completion: .file(extensions: ["tar", "ova"]))
     var path: String

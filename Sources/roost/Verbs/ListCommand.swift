@@ -48,16 +48,18 @@ struct InfoCommand: ParsableCommand {
         var status: MachineStatus
         var latestRun: RunRecord?
         var running: MachineReport?
+        var addresses: [GuestAddress]?
         var manifest: MachineManifest
     }
 
     func run() throws {
         let stored = try machine.find()
+        let control = stored.isRunning ? try? stored.control() : nil
         let report = Report(
             name: stored.name, folder: stored.folder, status: stored.status, latestRun: stored.latestRun,
-            running: stored.isRunning
-                ? try? stored.control().call(MachineRequest.report, NoParameters(), returning: MachineReport.self)
-                : nil,
+            running: try? control?.call(MachineRequest.report, NoParameters(), returning: MachineReport.self),
+            addresses: try? control?.call(
+                MachineRequest.addresses, NoParameters(), returning: [GuestAddress].self),
             manifest: try stored.manifest())
         if json {
             print(String(decoding: try JSONText.pretty(report), as: UTF8.self), terminator: "")
@@ -85,6 +87,9 @@ struct InfoCommand: ParsableCommand {
                     ))
             }
         }
+        for known in report.addresses ?? [] where !known.isLinkLocal {
+            lines.append(("address", "\(known.address) (\(known.interface))"))
+        }
         lines.append(("image", report.manifest.image ?? "none"))
         lines.append(("kernel", machine.boot.kernel))
         if let line = machine.boot.commandLine { lines.append(("arguments", line)) }
@@ -96,6 +101,9 @@ struct InfoCommand: ParsableCommand {
         } else {
             for disk in machine.disks { lines.append(("disk", disk.path)) }
             for path in machine.drives { lines.append(("cdrom", path ?? "empty")) }
+        }
+        for mount in machine.mounts ?? [] {
+            lines.append(("mount", "\(mount.folder) at \(mount.path)\(mount.isReadOnly ? ", read-only" : "")"))
         }
         for network in machine.networks { lines.append(("network", network.inWords)) }
         lines.append(("folder", report.folder))

@@ -44,8 +44,8 @@ struct EventsCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "events", abstract: "Print what happened to a machine, as JSON lines.",
         discussion: """
-            Events are started, paused, resumed, reset, powerButton, panicked (Linux said so on the console), ended and \
-            failed.
+            Events are started, paused, resumed, reset, shutDown (by the agent), powerButton, panicked (Linux said so on \
+            the console), ended and failed.
             """)
 
     @OptionGroup var machine: MachineArgument

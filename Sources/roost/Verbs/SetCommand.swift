@@ -10,7 +10,7 @@ struct SetCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "set", abstract: "Change what a machine is made of.",
         discussion:
-            "Processors, memory and balloon can be set while the machine runs, the rest when it doesn't.")
+            "Processors, memory, balloon and limits can be set while the machine runs, the rest when it doesn't.")
 
     @OptionGroup var machine: MachineArgument
 
@@ -26,11 +26,7 @@ struct SetCommand: ParsableCommand {
     @Option(help: "What runs the processor.")
     var engine: EngineKind?
 
-    @Option(help: "Requests a second of every disk; 0: no limit.")
-    var diskIops: UInt64?
-
-    @Option(help: "Bytes a second of every disk; 0: no limit.")
-    var diskBps: MemorySize?
+    @OptionGroup var limits: LimitOptions
 
     func validate() throws {
         if let cpus, !(1...64 ~= cpus.count && 1...64 ~= cpus.maximum ?? 1) {
@@ -39,22 +35,20 @@ struct SetCommand: ParsableCommand {
         if let memory, memory.bytes < 1 << 20 || memory.bytes % 4096 != 0 {
             throw ValidationError("memory is at least 1M, and a multiple of 4K")
         }
-        let isChange =
-            cpus != nil || memory != nil || balloon != nil || engine != nil || diskIops != nil || diskBps != nil
-        if !isChange { throw ValidationError("nothing to change; see 'roost set --help'") }
+        let isChange = cpus != nil || memory != nil || balloon != nil || engine != nil
+        if !isChange && limits.change.isEmpty { throw ValidationError("nothing to change; see 'roost set --help'") }
     }
 
     func run() throws {
         let stored = try machine.find()
-        if stored.isRunning, cpus?.maximum == nil, memory?.maximum == nil, engine == nil, diskIops == nil,
-            diskBps == nil
-        {
+        if stored.isRunning, cpus?.maximum == nil, memory?.maximum == nil, engine == nil {
             if let cpus { try stored.setProcessors(cpus.count) }
             if let memory { try stored.setMemory(memory.bytes) }
             if let balloon {
                 let parameters = ByteCountParameters(bytes: balloon.bytes)
                 _ = try stored.control().call(MachineRequest.balloon, parameters) as NoParameters
             }
+            if !limits.change.isEmpty { try stored.setLimits(limits.change) }
             return
         }
         try stored.change { machine in
@@ -62,18 +56,15 @@ struct SetCommand: ParsableCommand {
             memory?.apply(to: &machine)
             if let balloon { machine.balloon = balloon.bytes }
             if let engine { machine.engine = engine }
-            for index in machine.disks.indices {
-                if let diskIops { machine.disks[index].limits.operations = diskIops }
-                if let diskBps { machine.disks[index].limits.bytes = diskBps.bytes }
-            }
         }
+        if !limits.change.isEmpty { try stored.setLimits(limits.change) }
     }
 }
 
 /// `roost rename`.
 struct RenameCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "rename", abstract: "Give a machine that doesn't run another name.")
+        commandName: "rename", abstract: "Give a machine another name, whether it runs or not.")
 
     @OptionGroup var machine: MachineArgument
 

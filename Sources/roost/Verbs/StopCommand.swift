@@ -6,10 +6,10 @@ internal import Machines
 /// `roost stop`.
 struct StopCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "stop", abstract: "Press a machine's power button and wait until it is off.",
+        commandName: "stop", abstract: "Shut a machine down and wait until it is off.",
         discussion: """
-            What the button does is the guest's affair. A guest that is still there when the time is over goes on; \
-            --force ends it.
+            Where Roost's agent answers in the guest, it shuts the guest down; elsewhere the power button is pressed, and what \
+            that does is the guest's affair. A guest that is still there when the time is over goes on; --force ends it.
             """)
 
     @OptionGroup var machine: MachineArgument
@@ -28,7 +28,7 @@ struct StopCommand: ParsableCommand {
         let machine = try machine.find()
         let control = try machine.control()
         if timeout > 0 || !force {
-            try control.call(MachineRequest.powerButton)
+            try control.call(MachineRequest.shutDown)
             if machine.hasStopped(within: timeout) { return }
         }
         guard force else {
