@@ -25,8 +25,7 @@ let package = Package(
         .systemLibrary(
             name: "CZstd", providers: [.apt(["libzstd-dev"])]),
         .target(name: "CNBD"),
-        .systemLibrary(
-            name: "CURing", providers: [.apt(["liburing-dev"])]),
+        .target(name: "CURing", linkerSettings: [.linkedLibrary("uring")]),
 
         // Typed Linux.
         .target(name: "HostOS", dependencies: ["CHost", "CURing"]),
@@ -130,7 +129,7 @@ let package = Package(
 let trustedCore: Set<String> = ["CPU", "GuestMemory", "HostOS", "KVM", "roost-agent", "roost-bench"]
 
 for target in package.targets
-where target.type != .system && !target.name.hasPrefix("CHost") && !["CAgent", "CNBD"].contains(target.name) {
+where target.type != .system && !target.name.hasPrefix("CHost") && !["CAgent", "CNBD", "CURing"].contains(target.name) {
     var settings: [SwiftSetting] = [
         .treatAllWarnings(as: .error),
         .enableUpcomingFeature("ExistentialAny"),
