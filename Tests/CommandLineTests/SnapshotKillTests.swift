@@ -84,7 +84,9 @@ private final class WatchfulMachine {
 
     /// qemu-img's complaints about disks and layers; a process that was killed may hold them for a moment.
     func checkDisks() throws {
-        for name in try FileManager.default.contentsOfDirectory(atPath: folder) where name.hasSuffix(".qcow2") {
+        for name in try FileManager.default.contentsOfDirectory(atPath: folder)
+        // What a killed process was making has a name with a dot, and may stand on a layer that is gone.
+        where name.hasSuffix(".qcow2") && !name.hasPrefix(".") {
             var result: (status: Int32, output: String) = (1, "")
             _ = try MachineHome.eventually {
                 result = try launch(["qemu-img", "check", folder + "/" + name])

@@ -94,7 +94,7 @@ public struct StoredMachine: Sendable {
         let snapshots = PrivateFolder.names(in: snapshotsFolder).map { snapshotsFolder + "/" + $0 }
         for folder in [folder] + snapshots {
             for name in (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
-            where DurableFile.isHalfWritten(name) {
+            where DurableFile.isHalfWritten(name) || name.hasPrefix(".new-") {
                 PrivateFolder.remove(folder + "/" + name)
             }
         }
