@@ -158,6 +158,8 @@ struct DebianOverlay {
         CONSOLE=$console
         TERM=$term
         end
+        # Disks and drives that are attached while it runs.
+        modprobe -q -a virtio_scsi sd_mod sr_mod &
         """#
 
     private static let login = #"""
