@@ -251,9 +251,11 @@ extension VCPU {
 }
 
 extension Translator {
-    /// Room for what `saveTranslations` would copy now, and somewhat more; while the vCPU runs.
+    /// Room for what `saveTranslations` would copy now, and somewhat more; while the vCPU runs, so nothing but numbers is
+    /// looked at, and pages and chains are guessed by the records.
     public func makeRoomForTranslations() -> SavedTranslations? {
-        let places = header(pages: cpu.vcpu.translations.pointee.recordCount).parts
+        let count = cpu.vcpu.translations.pointee.recordCount
+        let places = header(pages: count, chains: count).parts
         return SavedTranslations(room: min(places?.end ?? 0, SavedTranslations.mostBytes) + 1 << 20)
     }
 
@@ -267,7 +269,7 @@ extension Translator {
             let (head, chunks) = (cache.pointee.head(of: page), blocks.pointee.chunks[page])
             if head != 0 || chunks != 0 { pages.append(SavedPage(page: UInt32(page), head: head, chunks: chunks)) }
         }
-        let header = header(pages: pages.count)
+        let header = header(pages: pages.count, chains: cache.pointee.crossChains.count)
         guard let places = header.parts, header.records > 1, places.end <= SavedTranslations.mostBytes else {
             return false
         }
@@ -275,7 +277,7 @@ extension Translator {
         return true
     }
 
-    private func header(pages: Int) -> SavedHeader {
+    private func header(pages: Int, chains: Int) -> SavedHeader {
         let vcpu = cpu.vcpu
         let (cache, blocks) = (vcpu.translations, vcpu.blocks)
         var header = SavedHeader()
@@ -288,7 +290,7 @@ extension Translator {
         header.tableSize = UInt64(blocks.pointee.tableSize)
         header.records = UInt64(cache.pointee.recordCount)
         header.pages = UInt64(pages)
-        header.chains = UInt64(cache.pointee.crossChains.count)
+        header.chains = UInt64(chains)
         return header
     }
 

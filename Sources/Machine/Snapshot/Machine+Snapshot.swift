@@ -83,9 +83,9 @@ extension Machine {
         try Snapshot.write(manifest, state: try state.encoded, sums: sums, to: folder)
         let sum = Snapshot.sum(of: unsafe sums.withUnsafeBytes { unsafe [UInt8]($0) })
         for (number, saved) in translations.enumerated() {
-            do { try saved?.write(to: Snapshot.translations(in: folder, number), memory: sum) } catch {
-                throw MachineError(.state, "the snapshot's translated code can't be written: \(error)")
-            }
+            let path = Snapshot.translations(in: folder, number)
+            // A cache: where there is no room for it, the snapshot is as good.
+            do { try saved?.write(to: path, memory: sum) } catch { try? FileManager.default.removeItem(atPath: path) }
         }
         return SnapshotResult(pause: pause, bytes: UInt64(manifest.pages) * GuestMemory.pageSize)
     }
