@@ -120,7 +120,7 @@ let package = Package(
                     "-l_FoundationCollections", "-l_FoundationICU", "-lstdc++",
                 ])
             ]),
-        .testTarget(name: "CommandLineTests", dependencies: ["HostOS", "Images", "Machine"]),
+        .testTarget(name: "CommandLineTests", dependencies: ["HostOS", "Images", "Machine", "MachineTesting"]),
     ],
     swiftLanguageModes: [.v6]
 )

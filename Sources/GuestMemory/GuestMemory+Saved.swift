@@ -93,25 +93,26 @@ extension GuestMemory {
     /// Begins to save memory as it is now, while the machine is paused. Afterwards the vCPUs must forget that they may
     /// store to pages (`VCPU.forgetWriteRights`); then the machine may go on, and somebody must call
     /// `MemoryCapture.saveRest`.
+    ///
+    /// Where the engine doesn't notice first writes, the machine may run: what is saved then is of no one moment, until the
+    /// machine is paused and what was written (`MemoryCapture.takeWritten`) is saved again.
     public func beginCapture(to file: borrowing FileDescriptor) throws(SavedMemoryError) -> MemoryCapture {
-        let new = MemoryCapture(self, file: file.rawValue)
         try capture.withLock { (capture) throws(SavedMemoryError) in
             if capture != nil { throw SavedMemoryError("the memory is being saved already") }
+            // Code that runs directly must ask again before it writes.
+            let mask = PageFlags.dirty.rawValue | PageFlags.directWritable.rawValue
+            for index in 0..<pageCount where pageFlags[physicalPage(index)] & mask != 0 {
+                roost_clear_flags(pageFlags + physicalPage(index), mask)
+            }
+            roost_increment(directChanges)
+            let new = MemoryCapture(self, file: file.rawValue)
             capture = new
+            return new
         }
-        // Code that runs directly must ask again before it writes.
-        let mask = PageFlags.dirty.rawValue | PageFlags.directWritable.rawValue
-        for index in 0..<pageCount where pageFlags[physicalPage(index)] & mask != 0 {
-            roost_clear_flags(pageFlags + physicalPage(index), mask)
-        }
-        roost_increment(directChanges)
-        return new
     }
 
-    /// Saves what isn't saved yet and ends the capture, if there is one.
-    public func finishCapture() {
-        guard let current = capture.withLock({ $0 }) else { return }
-        current.saveRest(of: self)
-        capture.withLock { $0 = nil }
+    /// Ends a capture, whatever isn't saved yet.
+    public func endCapture(_ ending: MemoryCapture) {
+        capture.withLock { if $0 === ending { $0 = nil } }
     }
 }

@@ -169,7 +169,8 @@ public final class GuestMemory: @unchecked Sendable {
 
     /// Makes all RAM zero again, giving its pages back to the host; nothing may run. ROM stays.
     public func clear() {
-        finishCapture()
+        let current = capture.withLock { $0 }
+        current?.saveRest(of: self)
         forgetSaved()
         for region in regions where region.kind == .ram && region.length > 0 {
             let start = base + Int(region.start.rawValue)
@@ -177,7 +178,7 @@ public final class GuestMemory: @unchecked Sendable {
             for page in (region.start.rawValue / 4096)..<(region.end.rawValue / 4096) {
                 let old = pageFlags[Int(page)]
                 if old & PageFlags.code.rawValue != 0 { roost_increment(codeVersions + Int(page)) }
-                if old != 0 { pageFlags[Int(page)] = old | PageFlags.dirty.rawValue }
+                if old != 0 || current != nil { pageFlags[Int(page)] = old | PageFlags.dirty.rawValue }
             }
         }
     }

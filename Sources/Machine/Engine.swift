@@ -21,8 +21,9 @@ package protocol Engine: AnyObject {
     var isSettled: Bool { get }
     /// Whether a halted vCPU waits for its interrupt in `run`.
     var waitsByItself: Bool { get }
-    /// Whether the first store to a page that isn't dirty is noticed before it happens.
-    var noticesFirstWrites: Bool { get }
+    /// What tells afterwards which pages the guest has written; nil where its first store to a page that isn't dirty is
+    /// noticed before it happens.
+    var writeLog: (any WriteLog)? { get }
     /// Takes over what the state block, the board and the clock hold, before the first run and after changes from outside.
     func takeOver(_ clock: KVMClock.Registers) throws
     /// Brings the state block and the board up to date, between instructions; the clock's registers are returned.
@@ -39,6 +40,16 @@ package protocol Engine: AnyObject {
     var difference: LockstepDifference? { get }
     /// Adds what only this engine counts.
     func report(to statistics: inout RunStatistics)
+}
+
+/// Notes which pages of RAM the processors of a machine write, while they run.
+package protocol WriteLog: Sendable {
+    /// Begins.
+    func begin() throws(MachineError)
+    /// Marks the pages written since it began, or since the last call, as dirty.
+    func collect() throws(MachineError)
+    /// Ends: what wasn't collected is forgotten.
+    func end()
 }
 
 /// What goes from engine to engine beside the state block and the board.

@@ -12,7 +12,7 @@ extension Engine {
     package var isBetweenInstructions: Bool { true }
     package var isSettled: Bool { true }
     package var waitsByItself: Bool { false }
-    package var noticesFirstWrites: Bool { true }
+    package var writeLog: (any WriteLog)? { nil }
     package func takeOver(_ clock: KVMClock.Registers) throws {}
     package func giveBack(_ clock: KVMClock.Registers) throws -> Handover { Handover(clock: clock) }
     package func describe() {}

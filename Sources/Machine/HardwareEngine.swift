@@ -54,7 +54,7 @@ final class HardwareEngine: Engine {
     var isBetweenInstructions: Bool { kvm.isBetweenInstructions }
     var isSettled: Bool { kvm.isSettled }
     var waitsByItself: Bool { true }
-    var noticesFirstWrites: Bool { false }
+    var writeLog: (any WriteLog)? { HypervisorWriteLog(machine: kvm.machine) }
 
     func report(to statistics: inout RunStatistics) {
         statistics.hypervisorExits += kvm.exits
@@ -112,6 +112,19 @@ final class HardwareEngine: Engine {
     deinit {
         kicks?.stop()
         collector?.stop()
+    }
+}
+
+/// The kernel's dirty log.
+private struct HypervisorWriteLog: WriteLog {
+    let machine: KVMMachine
+
+    func begin() throws(MachineError) { try asking { () throws(KVMError) in try machine.logWrites(true) } }
+    func collect() throws(MachineError) { try asking { () throws(KVMError) in _ = try machine.collectWrites() } }
+    func end() { try? machine.logWrites(false) }
+
+    private func asking(_ body: () throws(KVMError) -> Void) throws(MachineError) {
+        do throws(KVMError) { try body() } catch { throw MachineError(.hypervisor, error.description) }
     }
 }
 

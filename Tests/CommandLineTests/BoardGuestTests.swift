@@ -1,6 +1,7 @@
 // Guests of a few instructions that use what the board and the boot protocols give them, whole runs of the executable.
 // Each ends through the debug-exit port: with its own value if all was right, with 0x7F if not.
 import Foundation
+import MachineTesting
 import Testing
 
 /// Machine code, 32-bit; the comments are what it was assembled from, shortened.
@@ -62,7 +63,7 @@ struct BoardGuestTests {
         let (first, second) = (try file(Array("first".utf8)), try file(Array("2".utf8)))
         defer { for path in [first, second] { try? FileManager.default.removeItem(atPath: path) } }
         let run = try tiny.run(
-            TinyGuest.multiboot(Code.modules),
+            MultibootImage.make(Code.modules),
             ["--debug-exit", "0xf4", "--append", "a=1 b", "--initrd", "\(first) x=y z,\(second)"])
         #expect(run.status == 3, "\(run.error)")
         #expect(run.output.hasSuffix("a=1 b|first\(first) x=y z|2\(second)|"), "\(run.output)")
@@ -70,14 +71,14 @@ struct BoardGuestTests {
 
     @Test("fw_cfg: signature, RAM size and directory, through the port and by DMA")
     func firmwareConfig() throws {
-        let run = try tiny.run(TinyGuest.multiboot(Code.firmwareConfig), ["--debug-exit", "0xf4"])
+        let run = try tiny.run(MultibootImage.make(Code.firmwareConfig), ["--debug-exit", "0xf4"])
         #expect(run.status == 5, "\(run.error)")
         #expect(run.output == "QEMUetc/e820")
     }
 
     @Test("pc-testdev with --test-device; without it nothing answers")
     func testDevice() throws {
-        let image = TinyGuest.multiboot(Code.testDevice)
+        let image = MultibootImage.make(Code.testDevice)
         let with = try tiny.run(image, ["--debug-exit", "0xf4", "--test-device"])
         #expect(with.status == 9, "\(with.error)")
         let without = try tiny.run(image, ["--debug-exit", "0xf4"])

@@ -3,6 +3,7 @@
 import Foundation
 import Glibc
 import HostOS
+import MachineTesting
 import Testing
 
 /// What the guest knew when it answered.
@@ -76,7 +77,7 @@ struct ClockTests {
     @Test("Guest and host agree to a millisecond, at once and later")
     func agreement() throws {
         let path = FileManager.default.temporaryDirectory.appendingPathComponent("roost-clock-\(UUID())")
-        try Data(TinyGuest.multiboot(Self.guest + TinyGuest.exit(3))).write(to: path)
+        try Data(MultibootImage.make(Self.guest + TinyGuest.exit(3))).write(to: path)
         defer { try? FileManager.default.removeItem(at: path) }
         let process = Process()
         process.executableURL = URL(fileURLWithPath: TerminalSession.roost ?? "")

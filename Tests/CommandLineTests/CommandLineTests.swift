@@ -1,6 +1,7 @@
 // Bad input on the command line: one clear line on standard error and a status of its own kind.
 import Foundation
 import Glibc
+import MachineTesting
 import Testing
 
 /// What one run of the executable printed and how it ended.
@@ -152,7 +153,7 @@ struct CommandLineTests {
 
     @Test("A disk that another machine writes is refused, with the process that has it; one that can't be written too")
     func disksInUse() throws {
-        let kernel = try file("guest", TinyGuest.multiboot(TinyGuest.say("on") + ConsoleTests.halted))
+        let kernel = try file("guest", MultibootImage.make(TinyGuest.say("on") + ConsoleTests.halted))
         let disk = try file("disk", [UInt8](repeating: 0, count: 65536))
         let first = Process()
         first.executableURL = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent()

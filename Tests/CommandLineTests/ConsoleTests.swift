@@ -3,6 +3,7 @@
 import Foundation
 import Glibc
 import HostOS
+import MachineTesting
 import Testing
 
 @Suite("Console", .enabled("needs the built command") { TerminalSession.roost != nil })
@@ -33,7 +34,7 @@ struct ConsoleTests {
     /// Runs `roost` from a shell, with redirections.
     private func shell(_ code: [UInt8], _ redirections: String) throws -> (lines: [String], status: Int32?) {
         let scratch = try Scratch()
-        let kernel = try scratch.file("kernel", TinyGuest.multiboot(code))
+        let kernel = try scratch.file("kernel", MultibootImage.make(code))
         _ = try scratch.file("input", Array("abcq".utf8))
         let words = ([TerminalSession.roost ?? ""] + arguments(kernel)).map { "'\($0)'" }.joined(separator: " ")
         var lines: [String] = []
@@ -69,7 +70,7 @@ struct ConsoleTests {
     @Test("Output to a pipe comes as the guest writes it")
     func flushing() throws {
         let scratch = try Scratch()
-        let kernel = try scratch.file("kernel", TinyGuest.multiboot(TinyGuest.say("prompt> ") + Self.halted))
+        let kernel = try scratch.file("kernel", MultibootImage.make(TinyGuest.say("prompt> ") + Self.halted))
         let process = Process()
         process.executableURL = URL(fileURLWithPath: TerminalSession.roost ?? "")
         process.arguments = arguments(kernel)
@@ -88,7 +89,7 @@ struct ConsoleTests {
     @Test("--console pty names a terminal that can be opened and typed into")
     func pseudoTerminal() throws {
         let scratch = try Scratch()
-        let kernel = try scratch.file("kernel", TinyGuest.multiboot(Self.echo))
+        let kernel = try scratch.file("kernel", MultibootImage.make(Self.echo))
         let process = Process()
         process.executableURL = URL(fileURLWithPath: TerminalSession.roost ?? "")
         process.arguments = arguments(kernel) + ["--console", "pty"]
@@ -117,9 +118,9 @@ struct ConsoleTests {
     @Test("The terminal is raw while the guest has it, and as before after every kind of end")
     func terminalMode() throws {
         let scratch = try Scratch()
-        let kernel = try scratch.file("kernel", TinyGuest.multiboot(TinyGuest.say("ready") + Self.echo))
+        let kernel = try scratch.file("kernel", MultibootImage.make(TinyGuest.say("ready") + Self.echo))
         let crash = try scratch.file(
-            "crash", TinyGuest.multiboot(TinyGuest.say("ready") + [0x0F, 0x01, 0x1D, 0, 0, 9, 0, 0x0F, 0x0B]))
+            "crash", MultibootImage.make(TinyGuest.say("ready") + [0x0F, 0x01, 0x1D, 0, 0, 9, 0, 0x0F, 0x0B]))
         func start(_ kernel: String) throws -> TerminalSession {
             let session = try TerminalSession(arguments(kernel))
             try #require(session.expect("ready", seconds: 30) != nil)

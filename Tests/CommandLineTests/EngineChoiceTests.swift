@@ -1,5 +1,6 @@
 // Which engine runs, and what `roost doctor` says of the host.
 import Foundation
+import MachineTesting
 import Testing
 
 @Suite("Engine choice")
@@ -8,7 +9,7 @@ struct EngineChoiceTests {
         _ options: [String], _ code: [UInt8] = TinyGuest.say("hi") + TinyGuest.exit(0x10)
     ) throws -> RoostRun {
         let path = FileManager.default.temporaryDirectory.appendingPathComponent("roost-choice-\(UUID())")
-        try Data(TinyGuest.multiboot(code)).write(to: path)
+        try Data(MultibootImage.make(code)).write(to: path)
         defer { try? FileManager.default.removeItem(at: path) }
         return try RoostRun(
             ["run", "--kernel", path.path, "--net", "none", "--memory", "32M", "--debug-exit", "0xf4"] + options)
@@ -96,7 +97,7 @@ struct EngineChoiceTests {
         // mov dx, 0x3f8; three characters; then spin without an exit
         let code: [UInt8] = [0x66, 0xBA, 0xF8, 0x03, 0xB0, 0x61, 0xEE, 0xB0, 0x62, 0xEE, 0xFA, 0xF4, 0xEB, 0xFD]
         let path = FileManager.default.temporaryDirectory.appendingPathComponent("roost-collected-\(UUID())")
-        try Data(TinyGuest.multiboot(code)).write(to: path)
+        try Data(MultibootImage.make(code)).write(to: path)
         defer { try? FileManager.default.removeItem(at: path) }
         let session = try TerminalSession(["run", "--engine", "kvm", "--kernel", path.path, "--net", "none"])
         if session.expect("ab", seconds: 10) == nil {

@@ -1,6 +1,7 @@
 // Guests that try to break out, whole runs of the executable: the worst that may happen to Roost is that they end.
 import Foundation
 import Glibc
+import MachineTesting
 import Testing
 
 /// Machine code, 32-bit, with a seed of four bytes at 20. Both install an IDT whose every gate leads back into the loop,
@@ -70,7 +71,7 @@ struct HostileCodeTests {
             scratch.appendingPathComponent("kernel"), scratch.appendingPathComponent("disk"),
             scratch.appendingPathComponent("errors")
         )
-        try Data(TinyGuest.multiboot(code)).write(to: kernel)
+        try Data(MultibootImage.make(code)).write(to: kernel)
         try Data(count: 1 << 20).write(to: disk)
         try Data().write(to: errors)
         let process = Process()

@@ -2,6 +2,7 @@
 import Foundation
 import Glibc
 import HostOS
+import MachineTesting
 import Testing
 
 /// A store and a runtime folder of its own; machines that still run at the end are killed.
@@ -48,7 +49,7 @@ final class MachineHome {
     /// Writes a guest's code to a Multiboot image.
     func kernel(_ code: [UInt8], _ name: String = "kernel") throws -> String {
         let path = folder + "/" + name
-        try Data(TinyGuest.multiboot(code)).write(to: URL(fileURLWithPath: path))
+        try Data(MultibootImage.make(code)).write(to: URL(fileURLWithPath: path))
         return path
     }
 

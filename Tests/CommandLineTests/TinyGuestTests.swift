@@ -1,5 +1,6 @@
 // Guests of a few instructions, whole runs of the executable: boot protocols, ends, console, reset.
 import Foundation
+import MachineTesting
 import Testing
 
 /// Machine code that means the same in 32 and 64-bit mode.
@@ -31,15 +32,6 @@ enum TinyGuest {
         0xB0, 0x58, 0xE6, 0xE9, 0xF4, 0xEB, 0xFD,  // wrong: mov al, 'X'; out 0xe9, al; hlt
     ]
 
-    /// A flat Multiboot image with this code at its entry.
-    static func multiboot(_ code: [UInt8]) -> [UInt8] {
-        let flags: UInt32 = 0x1_0003
-        let words = [0x1BAD_B002, flags, 0 &- 0x1BAD_B002 &- flags, 0x10_0000, 0x10_0000, 0, 0, 0x10_0040]
-        var image = words.flatMap { word in (0..<4).map { UInt8(truncatingIfNeeded: word >> UInt32(8 * $0)) } }
-        image += [UInt8](repeating: 0, count: 64 - image.count)
-        return image + code
-    }
-
     /// A bzImage with this code at its 64-bit entry.
     static func linux(_ code: [UInt8]) -> [UInt8] {
         var image = [UInt8](repeating: 0, count: 5 * 512 + 0x200)
@@ -70,7 +62,7 @@ struct TinyGuestTests {
     @Test("Multiboot and Linux entries run; the debug-exit port gives the status")
     func debugExit() throws {
         for image in [
-            TinyGuest.multiboot(TinyGuest.say("hi") + TinyGuest.exit(0x10)),
+            MultibootImage.make(TinyGuest.say("hi") + TinyGuest.exit(0x10)),
             TinyGuest.linux(TinyGuest.say("hi") + TinyGuest.exit(0x10)),
         ] {
             let result = try run(image, ["--debug-exit", "0xf4"])
@@ -82,7 +74,7 @@ struct TinyGuestTests {
 
     @Test("Power-off through ACPI ends with 0")
     func powerOff() throws {
-        let result = try run(TinyGuest.multiboot(TinyGuest.powerOff))
+        let result = try run(MultibootImage.make(TinyGuest.powerOff))
         #expect(result.status == 0, "\(result.error)")
     }
 
@@ -91,7 +83,7 @@ struct TinyGuestTests {
         // CMOS byte 0x50 survives: 0 the first time, then 1.
         let choose: [UInt8] = [0xB0, 0x50, 0xE6, 0x70, 0xE4, 0x71, 0x3C, 0x01, 0x74, UInt8(8 + TinyGuest.reset.count)]
         let remember: [UInt8] = [0xB0, 0x50, 0xE6, 0x70, 0xB0, 0x01, 0xE6, 0x71]
-        let image = TinyGuest.multiboot(
+        let image = MultibootImage.make(
             TinyGuest.say("R") + choose + remember + TinyGuest.reset + TinyGuest.exit(1))
         let again = try run(image, ["--debug-exit", "0xf4"])
         #expect(again.status == 3, "\(again.error)")
@@ -104,7 +96,7 @@ struct TinyGuestTests {
     @Test("A triple fault prints its report and has a status of its own")
     func tripleFault() throws {
         // lidt [0x90000], where memory is zero; ud2
-        let result = try run(TinyGuest.multiboot([0x0F, 0x01, 0x1D, 0, 0, 9, 0, 0x0F, 0x0B]))
+        let result = try run(MultibootImage.make([0x0F, 0x01, 0x1D, 0, 0, 9, 0, 0x0F, 0x0B]))
         #expect(result.status == 86)
         #expect(result.error.contains("triple fault"))
         #expect(result.error.contains("ud2"), "\(result.error)")
@@ -120,20 +112,20 @@ struct TinyGuestTests {
         ]
         let text = String(repeating: "0123456789abcdef", count: 8192) + "q"
         let result = try run(
-            TinyGuest.multiboot(echo + TinyGuest.exit(2)), ["--debug-exit", "0xf4"], input: Data(text.utf8))
+            MultibootImage.make(echo + TinyGuest.exit(2)), ["--debug-exit", "0xf4"], input: Data(text.utf8))
         #expect(result.status == 5, "\(result.error)")
         #expect(result.output == text)
     }
 
     @Test("Ctrl-A x ends with 0, even while the guest is halted for good")
     func escape() throws {
-        let result = try run(TinyGuest.multiboot([0xFA, 0xF4, 0xEB, 0xFD]), input: Data([1, 120]))
+        let result = try run(MultibootImage.make([0xFA, 0xF4, 0xEB, 0xFD]), input: Data([1, 120]))
         #expect(result.status == 0, "\(result.error)")
     }
 
     @Test("The statistics tell of exits and instructions")
     func statistics() throws {
-        let image = TinyGuest.multiboot(TinyGuest.say("abc") + TinyGuest.powerOff)
+        let image = MultibootImage.make(TinyGuest.say("abc") + TinyGuest.powerOff)
         let result = try run(image, ["--stats"])
         #expect(result.error.contains("port write 4"), "\(result.error)")
         let json = try run(image, ["--json"])
@@ -195,7 +187,7 @@ struct TinyGuestTests {
         let network = try run(image, ["--clock", "virtual", "--net", "user"])
         #expect(network.status != 0)
         #expect(network.error.contains("virtual time has no network"), "\(network.error)")
-        let halted = TinyGuest.multiboot([0xFA, 0xF4, 0xEB, 0xFD])
+        let halted = MultibootImage.make([0xFA, 0xF4, 0xEB, 0xFD])
         let typed = try run(halted, ["--clock", "virtual"], input: Data([97, 1, 120]))
         #expect(typed.status == 0)
         #expect(typed.error.contains("no input"), "\(typed.error)")
@@ -206,7 +198,7 @@ struct TinyGuestTests {
         let path = FileManager.default.temporaryDirectory.appendingPathComponent("roost-console-\(UUID())").path
         defer { try? FileManager.default.removeItem(atPath: path) }
         let result = try run(
-            TinyGuest.multiboot(TinyGuest.say("to a file") + TinyGuest.powerOff), ["--console", "file:" + path])
+            MultibootImage.make(TinyGuest.say("to a file") + TinyGuest.powerOff), ["--console", "file:" + path])
         #expect(result.status == 0, "\(result.error)")
         #expect(result.output.isEmpty)
         #expect(try String(contentsOfFile: path, encoding: .utf8) == "to a file")

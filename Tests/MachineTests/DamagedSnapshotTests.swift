@@ -6,6 +6,7 @@ import GuestMemory
 import HostOS
 import Machine
 import Storage
+import MachineTesting
 import Testing
 
 /// A guest that fills 64 pages, and then looks for ever whether they are as it left them.
@@ -32,16 +33,6 @@ private enum WatchfulGuest {
 
 }
 
-enum TinyKernel {
-    /// A flat Multiboot image of 32-bit code.
-    static func multiboot(_ code: [UInt8]) -> [UInt8] {
-        let flags: UInt32 = 0x1_0003
-        let words = [0x1BAD_B002, flags, 0 &- 0x1BAD_B002 &- flags, 0x10_0000, 0x10_0000, 0, 0, 0x10_0040]
-        let header = words.flatMap { word in (0..<4).map { UInt8(truncatingIfNeeded: word >> UInt32(8 * $0)) } }
-        return header + [UInt8](repeating: 0, count: 64 - header.count) + code
-    }
-}
-
 @Suite("Snapshots that are damaged, or made to do harm", .serialized)
 final class DamagedSnapshotTests {
     private static let environment = ProcessInfo.processInfo.environment
@@ -56,7 +47,7 @@ final class DamagedSnapshotTests {
     /// Saves a machine with the guest in it.
     init() throws {
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
-        try Data(TinyKernel.multiboot(WatchfulGuest.code)).write(to: URL(fileURLWithPath: folder + "/kernel"))
+        try Data(MultibootImage.make(WatchfulGuest.code)).write(to: URL(fileURLWithPath: folder + "/kernel"))
         try Data(count: 1 << 16).write(to: URL(fileURLWithPath: folder + "/disk"))
         configuration = MachineConfiguration(boot: BootSource(kernel: folder + "/kernel"))
         configuration.engine = .translator
@@ -283,7 +274,8 @@ final class DamagedSnapshotTests {
         let file = try FileDescriptor.open(path, 0o2 | 0o100)
         try file.setByteCount(4 << 20)
         let capture = try memory.beginCapture(to: file)
-        memory.finishCapture()
+        capture.saveRest(of: memory)
+        memory.endCapture(capture)
         let copy = try GuestMemory(size: 4 << 20)
         try copy.restoreWhole(from: try SavedMemory(file: file, sums: capture.sums))
         #expect(try copy.read(GuestPhysicalAddress(99 << 12 | 99), length: 4) == [1, 99, 3, 0])

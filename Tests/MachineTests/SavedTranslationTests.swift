@@ -2,6 +2,7 @@
 // where its file is anything but what was written. ROOST_FUZZ_SEED alters it elsewhere.
 import Foundation
 import Machine
+import MachineTesting
 import Testing
 
 /// A guest that writes 4096 dots, changes the function that gives the character, writes 4096 pluses, and so on for ever.
@@ -45,7 +46,7 @@ final class SavedTranslationTests {
     /// Saves a machine with the guest in it.
     init() throws {
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
-        try Data(TinyKernel.multiboot(ChangingGuest.code)).write(to: URL(fileURLWithPath: folder + "/kernel"))
+        try Data(MultibootImage.make(ChangingGuest.code)).write(to: URL(fileURLWithPath: folder + "/kernel"))
         configuration = MachineConfiguration(boot: BootSource(kernel: folder + "/kernel"))
         configuration.engine = .translator
         configuration.memory = 16 << 20

@@ -134,6 +134,29 @@ public enum NestedImage {
                 --append "console=ttyS0 quiet selfcheck.skip=clock $words"
             rm -f /tmp/disk
         }
+        counted() { # N, lines to leave out: waits until the kept guest has counted so far
+            for second in $(seq 90); do
+                counts=$(roost logs kept | tr -d '\r' | tail -n +$((${2:-0} + 1)) | sed -n 's/^COUNT \([0-9]*\).*/\1/p')
+                last=$(echo "$counts" | tail -n 1)
+                [ "${last:-0}" -ge "$1" ] && return
+                sleep 1
+            done
+        }
+        saved() { # a snapshot of a kept machine while it runs, and the machine goes on from it
+            roost run --engine kvm --kernel /guest/vmlinuz --initrd /guest/initrd --memory 256M --net none --name kept -d \
+                --append "console=ttyS0 quiet selfcheck.only=modules selfcheck.end=count"
+            counted 5
+            roost snapshot take kept one 2>&1 | sed 's/^/saved! /'
+            counted $((last + 5))
+            say saved "went on to $last"
+            roost events kept | sed 's/^/saved! /'
+            roost kill kept
+            lines=$(roost logs kept | wc -l)
+            roost restore kept one --yes 2>&1 | sed 's/^/saved! /'
+            counted $((last + 10)) "$lines"
+            say saved "restored, counted from $(echo "$counts" | head -n 1) to $last in $(echo "$counts" | wc -l) lines"
+            roost delete kept --force --yes
+        }
         begin() { # name, words of the inner kernel, command: seconds to user space, then the memory beside the guest's
             local name=$1 append=$2; shift 2
             rm -f /tmp/$name; touch /tmp/$name

@@ -10,8 +10,10 @@ internal import HostOS
 public struct SnapshotProgress: Sendable {
     /// Pages of memory looked at.
     public var done: Int
-    /// Pages there are to look at.
+    /// Pages there are to look at. Where pages are saved again because they were written meanwhile, it grows.
     public var total: Int
+
+    init(_ capture: MemoryCapture) { (done, total) = capture.progress }
 }
 
 /// A snapshot that was taken.
@@ -20,6 +22,8 @@ public struct SnapshotResult: Sendable {
     public var pause: UInt64
     /// Bytes of memory that aren't zero.
     public var bytes: UInt64
+    /// Pages that were saved in the pause: what the guest had written since they were saved before.
+    public var pagesInPause: Int
 }
 
 extension Machine {
@@ -63,11 +67,13 @@ extension Machine {
     ) throws(MachineError) -> SnapshotResult {
         let file = try Self.createMemoryFile(folder, memory.ramSize)
         var translations = processors.map { $0.engine?.makeRoomForTranslations() }
+        let ahead = try saveAhead(into: file, progress)
+        defer { if let ahead { endSaving(ahead) } }
         let started = HostClock.monotonic
-        let (state, capture) = try captureState(into: file, &translations, whilePaused)
+        let (state, capture, pagesInPause) = try captureState(into: file, ahead, &translations, whilePaused)
         let pause = HostClock.monotonic &- started
-        capture.saveRest(of: memory) { progress(SnapshotProgress(done: $0, total: capture.total)) }
-        memory.finishCapture()
+        capture.saveRest(of: memory) { progress(SnapshotProgress(capture)) }
+        memory.endCapture(capture)
         if let failure = capture.failure {
             throw MachineError(.state, "the snapshot's memory can't be written: \(failure.reason)")
         }
@@ -87,32 +93,91 @@ extension Machine {
             // A cache: where there is no room for it, the snapshot is as good.
             do { try saved?.write(to: path, memory: sum) } catch { try? FileManager.default.removeItem(atPath: path) }
         }
-        return SnapshotResult(pause: pause, bytes: UInt64(manifest.pages) * GuestMemory.pageSize)
+        return SnapshotResult(
+            pause: pause, bytes: UInt64(manifest.pages) * GuestMemory.pageSize, pagesInPause: pagesInPause)
     }
 
-    /// Takes the state and begins to save memory, while the machine stands still.
+    /// Memory that is being saved while the engine doesn't tell of pages before they are written.
+    private struct SavingAhead {
+        var log: any WriteLog
+        var capture: MemoryCapture
+    }
+
+    /// Saves memory while the machine runs, where the engine tells of writes afterwards only: what was written meanwhile
+    /// is saved once more, and so on, until it is little or gets no less.
+    private func saveAhead(
+        into file: borrowing FileDescriptor, _ progress: (SnapshotProgress) -> Void
+    ) throws(MachineError) -> SavingAhead? {
+        guard let log = processors.lazy.compactMap({ $0.engine?.writeLog }).first else { return nil }
+        try log.begin()
+        let ahead: SavingAhead
+        do throws(MachineError) { ahead = SavingAhead(log: log, capture: try beginCapture(to: file)) } catch {
+            log.end()
+            throw error
+        }
+        do throws(MachineError) {
+            var last = Int.max
+            // Each time it has become less by a quarter, so this ends.
+            while true {
+                ahead.capture.saveRest(of: memory) { progress(SnapshotProgress(ahead.capture)) }
+                try log.collect()
+                let written = ahead.capture.takeWritten(of: memory)
+                if written < 256 || written > last / 4 * 3 { return ahead }
+                last = written
+            }
+        } catch {
+            endSaving(ahead)
+            throw error
+        }
+    }
+
+    private func endSaving(_ ahead: SavingAhead) {
+        ahead.log.end()
+        memory.endCapture(ahead.capture)
+    }
+
+    /// Takes the state and begins to save memory, or saves what is left of it, while the machine stands still; how many pages
+    /// were saved by then.
     private func captureState(
-        into file: borrowing FileDescriptor, _ translations: inout [SavedTranslations?],
+        into file: borrowing FileDescriptor, _ ahead: SavingAhead?, _ translations: inout [SavedTranslations?],
         _ whilePaused: () throws(MachineError) -> Void
-    ) throws(MachineError) -> (SavedMachine, MemoryCapture) {
+    ) throws(MachineError) -> (SavedMachine, MemoryCapture, pagesInPause: Int) {
         standstill.lockForWriting()
         defer { standstill.unlock() }
         let wasPaused = isPaused
         try stopProcessors()
         let state: SavedMachine
         let capture: MemoryCapture
+        var pagesInPause = 0
         do throws(MachineError) {
+            guard (ahead == nil) == processors.allSatisfy({ $0.engine?.writeLog == nil }) else {
+                throw MachineError(.state, "the machine has moved to another engine while it was being saved")
+            }
             state = try saveState()
             try whilePaused()
-            capture = try beginCapture(to: file)
+            if let ahead {
+                capture = ahead.capture
+                pagesInPause = try saveWritten(ahead)
+            } else {
+                capture = try beginCapture(to: file)
+                for processor in processors { processor.vcpu.forgetWriteRights() }
+            }
             saveTranslations(into: &translations)
         } catch {
             if !wasPaused { try letProcessorsGo() }
             throw error
         }
-        if !processors.allSatisfy({ $0.engine?.noticesFirstWrites ?? true }) { capture.saveRest(of: memory) }
         if !wasPaused { try letProcessorsGo() }
-        return (state, capture)
+        return (state, capture, pagesInPause)
+    }
+
+    /// Saves what was written since it was saved; how many pages that were.
+    private func saveWritten(_ ahead: SavingAhead) throws(MachineError) -> Int {
+        try ahead.log.collect()
+        _ = ahead.capture.takeWritten(of: memory)
+        let before = ahead.capture.progress.done
+        ahead.capture.saveRest(of: memory)
+        return ahead.capture.progress.done - before
     }
 
     /// Keeps what a disk holds in a file of another name, beside its own, and lets the guest write to a new one over it. For
@@ -142,9 +207,7 @@ extension Machine {
 
     private func beginCapture(to file: borrowing FileDescriptor) throws(MachineError) -> MemoryCapture {
         do throws(SavedMemoryError) {
-            let capture = try memory.beginCapture(to: file)
-            for processor in processors { processor.vcpu.forgetWriteRights() }
-            return capture
+            return try memory.beginCapture(to: file)
         } catch {
             throw MachineError(.state, error.description)
         }

@@ -24,7 +24,7 @@ struct SnapshotNews: Codable, Sendable {
         var last = SnapshotNews(isOver: true)
         do {
             var told: UInt64 = 0
-            let pause = try snapshotsInTurn.withLock { _ in
+            let result = try snapshotsInTurn.withLock { _ in
                 try stored.takeSnapshot(name, of: machine) { progress in
                     let now = HostClock.monotonic
                     guard now &- told > 100_000_000 else { return }
@@ -34,7 +34,11 @@ struct SnapshotNews: Codable, Sendable {
                     )
                 }
             }
-            events.note("snapshot", "\(name), the guest stood still for \(Double(pause / 1000) / 1000) ms")
+            let standstill = result.map { result in
+                ", the guest stood still for \(Double(result.pause / 1000) / 1000) ms; "
+                    + "\(result.pagesInPause) of \(result.bytes >> 12) pages were saved in that time"
+            }
+            events.note("snapshot", name + (standstill ?? ""))
         } catch {
             last.failure = "\(error)"
         }

@@ -12,11 +12,12 @@ enum ImageName {
 
 extension StoredMachine {
     /// Takes a snapshot of the machine as it runs in this process, or, without one, of its disks; then the lock must be
-    /// held. It is in the list when all of it is on disk. Nanoseconds for which a guest stood still.
+    /// held. It is in the list when all of it is on disk. Nil for a
+    /// machine that doesn't run.
     @discardableResult
     public func takeSnapshot(
         _ name: String, of running: Machine?, progress: (SnapshotProgress) -> Void = { _ in }
-    ) throws -> UInt64 {
+    ) throws -> SnapshotResult? {
         guard ImageName.isName(name) else {
             throw MachinesError(.badRequest, "'\(name)' cannot be a snapshot's name: letters, digits, '.', '_', '-'")
         }
@@ -35,21 +36,20 @@ extension StoredMachine {
         sweepSnapshots()
         let work = snapshotsFolder + "/.taking-" + UUID().uuidString
         try explaining { () throws(HostError) in try PrivateFolder.make(work) }
-        var pause: UInt64 = 0
+        var result: SnapshotResult?
         do {
             let layers = own.map { _ in "layer-" + UUID().uuidString.lowercased() + ".qcow2" }
             let record = SnapshotRecord(
                 created: Date().formatted(Date.ISO8601FormatStyle(includingFractionalSeconds: true)),
                 parent: manifest.snapshot, machine: manifest.machine, layers: layers, hasMemory: running != nil)
             if let running {
-                let result = try running.saveSnapshot(
+                result = try running.saveSnapshot(
                     to: work + "/machine",
                     whilePaused: { () throws(MachineError) in
                         for (disk, layer) in zip(own, layers) {
                             try running.layDisk(folder + "/" + disk, as: folder + "/" + layer)
                         }
                     }, progress: progress)
-                pause = result.pause
             } else {
                 for (disk, layer) in zip(own, layers) { try layDisk(disk, as: layer) }
             }
@@ -60,7 +60,7 @@ extension StoredMachine {
             throw error
         }
         try edit { $0.snapshot = name }
-        return pause
+        return result
     }
 
     /// Keeps a disk's file as a layer, with a new one over it in its place. Killed in between, the file has both names.
