@@ -93,6 +93,8 @@ final class Session {
         case .inputEnd:
             inputEnds = true
             giveInput()
+        case .outputEnd(let isErrors):
+            if isErrors { stopReading(&program.errors) } else { stopReading(&program.output) }
         case .signal(let number) where process > 0 && (1...64).contains(number): kill(-process, number)
         case .resize(let size) where isTerminal: roost_set_terminal_size(program.output, size.columns, size.rows)
         case .setClock, .addEntropy, .setIdentity, .setLinkAddress, .addresses, .powerOff, .reboot, .synchronizeMounts:
@@ -175,7 +177,12 @@ final class Session {
         if count > 0 { return send(message(Array(buffer.prefix(count)))) }
         if count < 0 && (errno == EAGAIN || errno == EINTR) { return }
         // A terminal whose last user has gone says EIO.
-        Glibc.close(descriptor)
+        stopReading(&descriptor)
+    }
+
+    /// The program learns that nobody reads what it writes: by SIGPIPE, or because its terminal is gone.
+    private func stopReading(_ descriptor: inout Int32) {
+        if descriptor >= 0 { Glibc.close(descriptor) }
         descriptor = -1
     }
 

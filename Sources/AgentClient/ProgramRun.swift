@@ -30,7 +30,9 @@ public struct ProgramStreams: Sendable {
 
 extension AgentConnection {
     /// Runs a program to its end, at most until `deadline` (nanoseconds of `HostClock.monotonic`); nil: it was still
-    /// running then.
+    /// running then, or what it wrote had not been read.
+    ///
+    /// A program whose reader has gone is told so as by a pipe (SIGPIPE).
     public func run(
         _ request: ProgramRequest, _ streams: ProgramStreams, deadline: UInt64 = .max
     ) throws(AgentError) -> ProgramEnd? {
@@ -41,62 +43,110 @@ extension AgentConnection {
             throw AgentError("\(error)")
         }
         try send([.start(request)])
-        var input = streams.input
-        if input == nil { try send([.inputEnd]) }
-        var outgoing: [UInt8] = []
-        var sent = 0
+        if streams.input == nil { try send([.inputEnd]) }
+        var pump = ProgramPump(streams)
         while true {
-            while let message = try nextMessage() {
-                if let end = try take(message, streams) { return end }
-            }
+            while !pump.isFull, let message = try nextMessage() { try pump.take(message) }
+            try pump.passOn()
+            if let end = pump.end { return end }
             let now = HostClock.monotonic
             if now >= deadline { return nil }
-            let isIdle = sent == outgoing.count
-            var waiting = [
-                Readiness(stream.rawValue, read: true, write: !isIdle), Readiness(signals.descriptor.rawValue),
-                Readiness(isIdle ? input ?? -1 : -1),
-            ]
             let left = deadline == .max ? -1 : Int32(min((deadline - now) / 1_000_000 + 1, 60000))
-            Readiness.wait(&waiting, milliseconds: left)
-            if waiting[1].canRead {
-                while let signal = signals.next() { outgoing += Self.message(for: signal, streams).bytes }
-            }
-            if waiting[2].canRead, let source = input {
-                let bytes = (try? FileDescriptor.readAvailable(source, limit: AgentMessage.piece)) ?? []
-                outgoing += bytes.isEmpty ? AgentMessage.inputEnd.bytes : AgentMessage.input(bytes).bytes
-                if bytes.isEmpty { input = nil }
-            }
-            if sent < outgoing.count {
-                do throws(HostError) {
-                    sent += try stream.writeAvailable(outgoing[sent...])
-                } catch {
-                    throw AgentError("the guest's agent is gone: \(error.reason)")
-                }
-                if sent == outgoing.count {
-                    outgoing.removeAll(keepingCapacity: true)
-                    sent = 0
-                }
-            }
-            if waiting[0].canRead { try read() }
+            if pump.wait(stream, signals, milliseconds: left) { try read() }
+            try pump.send(to: stream)
         }
     }
+}
 
-    private static func message(for signal: Int32, _ streams: ProgramStreams) -> AgentMessage {
-        guard signal == SIGWINCH else { return .signal(signal) }
-        let size = Terminal.size(streams.output) ?? Terminal.size(streams.input ?? 0) ?? (80, 24)
-        return .resize(TerminalSize(columns: UInt16(clamping: size.columns), rows: UInt16(clamping: size.rows)))
+/// The streams of a running program, between this process and the agent.
+private struct ProgramPump {
+    private let streams: ProgramStreams
+    private var input: Int32?
+    private var outputs: [ProgramOutput]
+    /// What the agent is to get, and how much of it has been sent.
+    private var outgoing: [UInt8] = []
+    private var sent = 0
+    private var ending: ProgramEnd?
+
+    init(_ streams: ProgramStreams) {
+        self.streams = streams
+        input = streams.input
+        outputs = [ProgramOutput(streams.output), ProgramOutput(streams.errors)]
     }
 
-    /// Does what a message of the agent's says; how the program ended, if that is it.
-    private func take(_ message: AgentMessage, _ streams: ProgramStreams) throws(AgentError) -> ProgramEnd? {
+    /// How it ended, when all that it wrote is where it belongs.
+    var end: ProgramEnd? { outputs.allSatisfy(\.isEmpty) ? ending : nil }
+
+    /// What the program writes isn't read fast enough.
+    var isFull: Bool { outputs.contains(where: \.isFull) }
+
+    /// Does what a message of the agent's says.
+    mutating func take(_ message: AgentMessage) throws(AgentError) {
         switch message {
-        case .output(let bytes): _ = ByteStream(writing: streams.output).write(bytes)
-        case .errors(let bytes): _ = ByteStream(writing: streams.errors).write(bytes)
-        case .exited(let end): return end
+        case .output(let bytes): outputs[0].append(bytes)
+        case .errors(let bytes): outputs[1].append(bytes)
+        case .exited(let end): ending = end
         case .failed(let errno, let text): throw AgentError(errno: errno, text)
         default: break
         }
-        return nil
+    }
+
+    /// Passes on what can be written now.
+    mutating func passOn() throws(AgentError) {
+        for index in outputs.indices {
+            do throws(HostError) {
+                if try outputs[index].passOn() { outgoing += AgentMessage.outputEnd(isErrors: index == 1).bytes }
+            } catch {
+                throw AgentError("standard \(index == 0 ? "output" : "error") can't be written: \(error.reason)")
+            }
+        }
+    }
+
+    /// Waits until something can be done; whether the agent has sent something. Signals and input are taken.
+    mutating func wait(_ stream: borrowing FileDescriptor, _ signals: borrowing SignalWatch, milliseconds: Int32)
+        -> Bool
+    {
+        let isIdle = sent == outgoing.count
+        var waiting = [
+            Readiness(stream.rawValue, read: !isFull && ending == nil, write: !isIdle),
+            Readiness(signals.descriptor.rawValue), Readiness(isIdle ? input ?? -1 : -1),
+        ]
+        waiting += outputs.map { Readiness($0.isEmpty ? -1 : $0.descriptor, read: false, write: true) }
+        Readiness.wait(&waiting, milliseconds: milliseconds)
+        if waiting[1].canRead {
+            while let signal = signals.next() {
+                outgoing += message(for: signal).bytes
+                // It is for this process then, which only waits for a reader.
+                if ending != nil && signal != SIGWINCH { for index in outputs.indices { outputs[index].close() } }
+            }
+        }
+        if waiting[2].canRead, let source = input {
+            let bytes = (try? FileDescriptor.readAvailable(source, limit: AgentMessage.piece)) ?? []
+            outgoing += bytes.isEmpty ? AgentMessage.inputEnd.bytes : AgentMessage.input(bytes).bytes
+            if bytes.isEmpty { input = nil }
+        }
+        return waiting[0].canRead
+    }
+
+    /// Sends the agent what there is room for.
+    mutating func send(to stream: borrowing FileDescriptor) throws(AgentError) {
+        // The agent is through, and may have gone.
+        guard sent < outgoing.count, ending == nil else { return }
+        do throws(HostError) {
+            sent += try stream.writeAvailable(outgoing[sent...])
+        } catch {
+            throw AgentError("the guest's agent is gone: \(error.reason)")
+        }
+        if sent == outgoing.count {
+            outgoing.removeAll(keepingCapacity: true)
+            sent = 0
+        }
+    }
+
+    private func message(for signal: Int32) -> AgentMessage {
+        guard signal == SIGWINCH else { return .signal(signal) }
+        let size = Terminal.size(streams.output) ?? Terminal.size(streams.input ?? 0) ?? (80, 24)
+        return .resize(TerminalSize(columns: UInt16(clamping: size.columns), rows: UInt16(clamping: size.rows)))
     }
 }
 

@@ -4,7 +4,7 @@
 // for each thing that it wants; the agent greets with `hello`. Numbers are little-endian; a text is its length in bytes
 // (32 bits) and UTF-8; a list of texts is their number (32 bits) and the texts.
 //
-//   to the agent      start (run a program), input, inputEnd, signal, resize; or one of
+//   to the agent      start (run a program), input, inputEnd, outputEnd, signal, resize; or one of
 //                     setClock, addEntropy, setIdentity, setLinkAddress, addresses, powerOff, reboot, synchronizeMounts
 //   from the agent    hello; for a program: started, output, errors, exited or failed; else done or failed
 
@@ -60,6 +60,8 @@ public enum AgentMessage: Sendable, Equatable {
     case input([UInt8])
     /// Its standard input is at its end.
     case inputEnd
+    /// Nobody reads its standard output, or error, any more.
+    case outputEnd(isErrors: Bool)
     /// A signal for it and its children.
     case signal(Int32)
     /// Its terminal has another size.
@@ -105,6 +107,7 @@ extension AgentMessage {
     private enum Kind: UInt8 {
         case hello = 1, start, input, inputEnd, signal, resize, started, output, errors, exited, failed
         case setClock, addEntropy, setIdentity, addresses, powerOff, reboot, done, setLinkAddress, synchronizeMounts
+        case outputEnd
     }
 
     /// The message as it goes over the stream.
@@ -116,6 +119,7 @@ extension AgentMessage {
         case .start(let request): kind = .start; body.put(request)
         case .input(let bytes): kind = .input; body.bytes += bytes
         case .inputEnd: kind = .inputEnd
+        case .outputEnd(let isErrors): kind = .outputEnd; body.put(isErrors ? 1 : 0)
         case .signal(let number): kind = .signal; body.put(UInt32(bitPattern: number))
         case .resize(let size): kind = .resize; body.put(size)
         case .started(let process): kind = .started; body.put(UInt32(bitPattern: process))
@@ -151,6 +155,7 @@ extension AgentMessage {
         case .start: message = body.request().map { .start($0) }
         case .input: message = .input(body.rest())
         case .inputEnd: message = .inputEnd
+        case .outputEnd: message = body.number().map { .outputEnd(isErrors: $0 != 0) }
         case .signal: message = body.number().map { .signal(Int32(bitPattern: $0)) }
         case .resize: message = body.size().map { .resize($0) }
         case .started: message = body.number().map { .started(process: Int32(bitPattern: $0)) }

@@ -96,6 +96,32 @@ public struct ByteStream: Sendable {
         return nil
     }
 
+    /// Writes what its reader has room for now, though the descriptor may be one that waits; how many bytes that were.
+    public func writeAvailable(_ bytes: ArraySlice<UInt8>) throws(HostError) -> Int {
+        var status = stat()
+        let isFile = fstat(descriptor, &status) == 0 && status.st_mode & S_IFMT == S_IFREG
+        // A pipe that says it is ready has room for so much.
+        let piece = isFile ? bytes.count : Int(PIPE_BUF)
+        var written = 0
+        while written < bytes.count {
+            var ready = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
+            if poll(&ready, 1, 0) == 0 { break }
+            let count = bytes.withUnsafeBytes {
+                Glibc.write(descriptor, $0.baseAddress! + written, min(piece, $0.count - written))
+            }
+            if count >= 0 {
+                written += count
+            } else if errno == EAGAIN {
+                break
+            } else if errno != EINTR {
+                // What was written comes first; the error comes again.
+                if written > 0 { break }
+                throw HostError.last("write")
+            }
+        }
+        return written
+    }
+
     /// Waits for bytes and reads up to `limit` of them; empty at the end or when the other end is gone.
     public func read(limit: Int) -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: max(1, limit))

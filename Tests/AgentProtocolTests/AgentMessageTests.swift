@@ -18,6 +18,7 @@ struct AgentMessageTests {
             .errors([9]), .exited(.exited(3)), .exited(.killed(9)), .failed(2, "not there"), .setClock(1 << 60),
             .addEntropy([4]), .setIdentity(machine: "00", host: "h"), .setLinkAddress(interface: "eth0", [1, 2]),
             .addresses, .powerOff, .reboot, .done(["a", ""]), .synchronizeMounts(isForced: true),
+            .outputEnd(isErrors: true), .outputEnd(isErrors: false),
         ]
     }()
 

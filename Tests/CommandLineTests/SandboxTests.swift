@@ -9,11 +9,12 @@ private final class StreamedRun {
     let folder: String
     private let process = Process()
 
-    init(_ words: [String], input: Data = Data(), home: MachineHome) throws {
+    init(_ words: [String], program: String? = nil, input: Data = Data(), home: MachineHome) throws {
         folder = "/tmp/roost-streams-\(UUID().uuidString.prefix(8))"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         try input.write(to: URL(fileURLWithPath: folder + "/in"))
-        process.executableURL = URL(fileURLWithPath: try #require(TerminalSession.roost))
+        process.executableURL = URL(fileURLWithPath: try program ?? #require(TerminalSession.roost))
+        process.currentDirectoryURL = URL(fileURLWithPath: folder)
         process.arguments = words
         process.environment = ProcessInfo.processInfo.environment.merging(home.environment) { $1 }
         process.standardInput = try FileHandle(forReadingFrom: URL(fileURLWithPath: folder + "/in"))
@@ -64,6 +65,20 @@ private final class WarmHome {
 
     func run(_ command: [String], _ options: [String] = [], input: Data = Data()) throws -> StreamedRun {
         try StreamedRun(words + options + ["--"] + command, input: input, home: home)
+    }
+
+    /// Runs it as a shell does, with its output into another command, which is waited for or ended then; its status is what
+    /// counts.
+    func shell(
+        _ command: [String], _ options: [String] = [], into reader: String, output: String = "", waits: Bool = false
+    ) throws -> StreamedRun {
+        let words = ([try #require(TerminalSession.roost)] + self.words + options + ["--"] + command)
+            .map { "'" + $0.replacingOccurrences(of: "'", with: "'\\''") + "'" }.joined(separator: " ")
+        let script = """
+            mkfifo pipe; (exec \(reader)) <pipe & \(words) \(output.isEmpty ? ">pipe" : output)
+            status=$?; \(waits ? "wait" : "kill -9") $!; exit $status
+            """
+        return try StreamedRun(["-c", script], program: "/bin/bash", home: home)
     }
 
     /// Processes that have this store.
@@ -150,6 +165,22 @@ struct SandboxTests {
             return look.status() == 0 && look.output.range(of: Data("sleep 4711".utf8)) == nil
         }
         #expect(isGone, "the program goes on in the guest")
+    }
+
+    @Test("Readers that go, that don't read, and that have no room", arguments: [false, true])
+    func readers(isKept: Bool) throws {
+        let warm = try WarmHome(isKept: isKept)
+        let python = "import sys\ntry:\n  while True: print('y' * 99)\nexcept BrokenPipeError: sys.exit(5)"
+        for (program, status) in [(["yes"], 141), (["python3", "-u", "-c", python], 5)] {
+            let run = try warm.shell(program, into: "head -c 100000 | wc -c", waits: true)
+            #expect(run.status() == Int32(status))
+            #expect(run.output == Data("100000\n".utf8))
+        }
+        let unread = try warm.shell(["yes"], ["--timeout", "2"], into: "sleep 30")
+        #expect(unread.status(within: 20) == 124, "the time is over, whoever reads")
+        let full = try warm.shell(["echo", "hi"], into: "cat", output: ">/dev/full")
+        #expect(full.status() == 94)
+        #expect(String(decoding: full.errors, as: UTF8.self).contains("No space left on device"))
     }
 
     private func terminal(_ warm: WarmHome) throws {
