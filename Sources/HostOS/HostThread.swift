@@ -1,4 +1,4 @@
-// Threads, and a flag that threads wait for.
+// Threads, and a lock with which they wait for each other.
 //
 // Invariant: the pthread objects live on the heap at a fixed address from init to deinit of their owner.
 internal import CHost
@@ -46,45 +46,6 @@ public final class HostThread: @unchecked Sendable {
     /// Starts a thread that nobody waits for.
     public static func detached(name: String, _ body: @escaping @Sendable () -> Void) throws(HostError) {
         pthread_detach(try HostThread(name: name, body).handle)
-    }
-}
-
-/// A flag that one thread waits for and others raise; raising twice is raising once.
-public final class WakeFlag: @unchecked Sendable {
-    // SAFETY of @unchecked: `raised` is only touched with the mutex held.
-    private let mutex: UnsafeMutablePointer<pthread_mutex_t>
-    private let condition: UnsafeMutablePointer<pthread_cond_t>
-    private var raised = false
-
-    /// A flag that is down.
-    public init() {
-        mutex = .allocate(capacity: 1)
-        condition = .allocate(capacity: 1)
-        pthread_mutex_init(mutex, nil)
-        pthread_cond_init(condition, nil)
-    }
-
-    deinit {
-        pthread_cond_destroy(condition)
-        pthread_mutex_destroy(mutex)
-        condition.deallocate()
-        mutex.deallocate()
-    }
-
-    /// Raises it.
-    public func raise() {
-        pthread_mutex_lock(mutex)
-        raised = true
-        pthread_cond_signal(condition)
-        pthread_mutex_unlock(mutex)
-    }
-
-    /// Waits until it is raised, and lowers it.
-    public func wait() {
-        pthread_mutex_lock(mutex)
-        while !raised { pthread_cond_wait(condition, mutex) }
-        raised = false
-        pthread_mutex_unlock(mutex)
     }
 }
 

@@ -24,6 +24,7 @@ static const int roost_seek_hole = 4;              // SEEK_HOLE, the same
 static const int roost_timer_absolute = TFD_TIMER_ABSTIME;
 
 static inline uint64_t roost_read_tsc(void) { return __builtin_ia32_rdtsc(); }
+static inline void roost_pause(void) { __builtin_ia32_pause(); }
 static inline void roost_increment(uint32_t *count) { __atomic_fetch_add(count, 1, __ATOMIC_RELEASE); }
 static inline uint32_t roost_load(const uint32_t *count) { return __atomic_load_n(count, __ATOMIC_ACQUIRE); }
 static inline void roost_decrement(uint32_t *count) { __atomic_fetch_sub(count, 1, __ATOMIC_RELEASE); }

@@ -65,6 +65,8 @@ public final class VirtioBlock: VirtioDevice {
     private static let cacheOffset = 0x20
 
     static let sector: UInt64 = 512
+    /// Room for a request of 1 MiB in scattered pages, with its header and status.
+    private static let queueSize: UInt16 = 512
     static let largestRequest = 16 << 20
     static let largestRange: UInt32 = 1 << 22
     static let mostRanges: UInt32 = 16
@@ -99,7 +101,7 @@ public final class VirtioBlock: VirtioDevice {
     /// Mass storage, other.
     public var classCode: UInt32 { 0x018000 }
     /// As many queues as there are to be.
-    public var queueSizes: [UInt16] { Array(repeating: 256, count: queues) }
+    public var queueSizes: [UInt16] { Array(repeating: Self.queueSize, count: queues) }
 
     /// SEG_MAX, BLK_SIZE, FLUSH, TOPOLOGY, CONFIG_WCE, MQ if there are several; read-only or DISCARD and WRITE_ZEROES.
     public var features: UInt64 {
@@ -109,7 +111,9 @@ public final class VirtioBlock: VirtioDevice {
 
     /// Capacity, limits and topology.
     public var configuration: [UInt8] {
-        var bytes = littleEndian(backend.byteCount / Self.sector) + littleEndian(UInt32(0)) + littleEndian(UInt32(254))
+        var bytes =
+            littleEndian(backend.byteCount / Self.sector) + littleEndian(UInt32(0))
+            + littleEndian(UInt32(Self.queueSize - 2))
         bytes += [0, 0, 0, 0] + littleEndian(UInt32(512))
         bytes += [3, 0] + littleEndian(UInt16(8)) + littleEndian(UInt32(0))
         bytes += [contents.withLock { $0.isWriteCacheOn } ? 1 : 0, 0] + littleEndian(UInt16(queues))
@@ -185,7 +189,7 @@ public final class VirtioBlock: VirtioDevice {
 
     /// Notes a chain as under way, under the queue's lock; a driver can't have more of them than descriptors.
     func keep(_ chain: DescriptorChain, in queue: Virtqueue, _ index: Int) throws(VirtqueueError) -> BlockJob {
-        let limit = queues * 256
+        let limit = queues * Int(Self.queueSize)
         let request = contents.withLock { contents -> UInt64? in
             guard contents.inFlight.count < limit else { return nil }
             let request = contents.nextRequest
