@@ -249,14 +249,13 @@ struct DiskCommand: ParsableCommand {
         @Option(help: ArgumentHelp("Forget a snapshot.", valueName: "name"))
         var delete: String?
 
-        @Flag(help: "Print JSON.")
-        var json = false
+        @OptionGroup var list: ListOptions
 
         func run() throws {
             guard [create, apply, delete].compactMap({ $0 }).count <= 1 else {
                 throw ValidationError("--create, --apply and --delete stand alone")
             }
-            if create == nil && apply == nil && delete == nil { return try list() }
+            if create == nil && apply == nil && delete == nil { return try show() }
             guard let image = try Disk.open(path) as? Qcow2Image else {
                 throw StorageError(.unsupported, "disk \(path): only qcow2 images have internal snapshots")
             }
@@ -265,13 +264,13 @@ struct DiskCommand: ParsableCommand {
             if let delete { try image.deleteSnapshot(delete) }
         }
 
-        private func list() throws {
-            let snapshots = try DiskReport(path).snapshots ?? []
-            if json { return try DiskCommand.printJSON(snapshots) }
-            for snapshot in snapshots {
+        private func show() throws {
+            var listing = Listing(columns: ["name", "id", "taken"])
+            for snapshot in try DiskReport(path).snapshots ?? [] {
                 let date = Date(timeIntervalSince1970: TimeInterval(snapshot.seconds)).formatted(.iso8601)
-                print("\(snapshot.id)  \(date)  \(snapshot.name)")
+                listing.rows.append([.text(snapshot.name), .text(snapshot.id), .text(date)])
             }
+            list.show(listing, ifEmpty: "No snapshots in \(path).")
         }
     }
 }

@@ -96,41 +96,22 @@ struct ImageCommand: ParsableCommand {
     struct List: ParsableCommand {
         static let configuration = CommandConfiguration(abstract: "List the guest images in the store.")
 
-        @Flag(help: "Print JSON.")
-        var json = false
+        @OptionGroup var list: ListOptions
 
-        func run() throws {
-            let images = ImageStore.standard.list()
-            if json {
-                struct Row: Encodable {
-                    let folder: String
-                    let bytesOnDisk: Int64
-                    let manifest: ImageManifest
-                }
-                let encoder = JSONEncoder()
-                encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
-                let rows = images.map { Row(folder: $0.folder, bytesOnDisk: $0.bytesOnDisk, manifest: $0.manifest) }
-                print(String(decoding: try encoder.encode(rows), as: UTF8.self))
-                return
-            }
-            if images.isEmpty {
-                print("No images yet; `roost image build debian` makes one.")
-                return
-            }
-            func row(_ columns: [String]) -> String {
-                zip(columns, [16, 10, 12, 28, 10, 20])
-                    .map { $0.padding(toLength: max($1, $0.count), withPad: " ", startingAt: 0) }
-                    .joined(separator: " ").trimmingCharacters(in: .whitespaces)
-            }
-            print(row(["NAME", "VARIANT", "SUITE", "KERNEL", "ON DISK", "CREATED"]))
-            for image in images {
+        func run() {
+            var listing = Listing(columns: [
+                "name", "variant", "suite", "kernel", "agent", "onDisk", "created", "folder",
+            ])
+            for image in ImageStore.standard.list() {
                 let manifest = image.manifest
-                print(
-                    row([
-                        manifest.name, manifest.variant, manifest.suite, manifest.kernelRelease,
-                        "\(image.bytesOnDisk >> 20)M", manifest.created,
-                    ]))
+                listing.rows.append([
+                    .text(manifest.name), .text(manifest.variant), .text(manifest.suite),
+                    .text(manifest.kernelRelease),
+                    .text(manifest.agent == nil ? "none" : manifest.isCurrent ? "current" : "old"),
+                    .bytes(UInt64(max(0, image.bytesOnDisk))), .text(manifest.created), .text(image.folder),
+                ])
             }
+            list.show(listing, ifEmpty: "No images yet; `roost image build debian` makes one.")
         }
     }
 

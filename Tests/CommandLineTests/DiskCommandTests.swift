@@ -41,14 +41,15 @@ import Testing
         try disk("convert", copy, folder + "/d.qcow2", "-c")
         let check = try json(try disk("check", folder + "/d.qcow2", "--json"))
         #expect(check["corruptions"] as? Int == 0 && check["leaks"] as? Int == 0)
-        #expect(try disk("snapshot", path).isEmpty)
+        #expect(try disk("snapshot", path, "-q").isEmpty)
         try disk("snapshot", path, "--create", "before")
-        #expect(try disk("snapshot", path).hasSuffix("  before\n"))
+        #expect(try disk("snapshot", path, "-q") == "before\n")
+        #expect(try disk("snapshot", path, "--format", "csv").hasPrefix("name,id,taken\r\nbefore,1,20"))
         try disk("snapshot", path, "--create", "before", status: 68)
         try disk("snapshot", path, "--apply", "before")
         try disk("snapshot", path, "--apply", "before", "--delete", "before", status: 64)
         try disk("snapshot", path, "--delete", "before")
-        #expect(try disk("snapshot", path).isEmpty)
+        #expect(try disk("snapshot", path, "-q").isEmpty)
     }
 
     @Test("What can't be done is told in one line, with a status of its own kind")

@@ -67,6 +67,28 @@ struct ExchangeTests {
         #expect(try home.succeed("logs", "copy") == "up")
     }
 
+    @Test("What an archive wants of the host's networks it doesn't get, and that is said")
+    func networks() throws {
+        let home = try MachineHome()
+        let kernel = try home.kernel(TinyGuest.say("up") + KeptMachineTests.obedient)
+        try home.succeed(
+            "run", "-d", "--name", "source", "--kernel", kernel, "--memory", "32M", "--net", "switch=laboratory",
+            "--net",
+            "user,forward=tcp:47114:22")
+        try home.succeed("stop", "source")
+        let path = home.folder + "/m.tar"
+        try home.succeed("export", "source", path)
+        let run = try home.roost("import", path, "--name", "copy")
+        #expect(run.status == 0 && run.output == "copy\n")
+        #expect(run.error.contains("switch laboratory") && run.error.contains("port 47114"), "\(run.error)")
+        let manifest = try #require(try home.info("copy")["manifest"] as? [String: Any])
+        let machine = try #require(manifest["machine"] as? [String: Any])
+        let networks = try #require(machine["networks"] as? [Any])
+        #expect(networks.count == 2 && !"\(networks)".contains("laboratory") && !"\(networks)".contains("47114"))
+        try home.succeed("start", "copy")
+        try home.succeed("stop", "copy")
+    }
+
     /// A machine of an image, with a disk, whose guest says B when it boots; and a snapshot of it.
     private func snapshotted(_ home: MachineHome) throws {
         let image = home.folder + "/image"

@@ -183,6 +183,16 @@ struct SandboxTests {
         #expect(String(decoding: full.errors, as: UTF8.self).contains("No space left on device"))
     }
 
+    @Test("A program gets no more memory than its machine has")
+    func memory() throws {
+        let warm = try WarmHome(isKept: false)
+        let greedy = "x=[]\nwhile True: x.append(bytearray(b'x')*(1<<20)); print(len(x), flush=True)"
+        let run = try warm.run(["python3", "-c", greedy], ["--memory", "160M"])
+        #expect(run.status() == 137)
+        let numbers = String(decoding: run.output, as: UTF8.self).split(separator: "\n").compactMap { Int($0) }
+        #expect((20..<160).contains(numbers.last ?? 0), "\(numbers.suffix(2)) MiB")
+    }
+
     private func terminal(_ warm: WarmHome) throws {
         let script = "trap 'stty size' WINCH; stty size; echo ready; while :; do sleep 0.1; done"
         let session = try TerminalSession(

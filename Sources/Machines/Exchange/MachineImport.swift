@@ -5,9 +5,11 @@ public import Machine
 internal import Storage
 
 extension MachineStore {
-    /// Makes a machine of an exported one or of an OVA package. `boot` is what it boots where the package doesn't say.
+    /// Makes a machine of an exported one or of an OVA package. `boot` is what it boots where the package doesn't say. `notes`
+    /// gets a line for each thing that the package wanted of the host and didn't get.
     public func importMachine(
-        _ path: String, as name: String?, boot: BootSource?, progress: ProgressReport
+        _ path: String, as name: String?, boot: BootSource?, notes: (String) -> Void = { _ in },
+        progress: ProgressReport
     ) throws -> StoredMachine {
         let archive = try TarReader(path: path)
         let descriptor = archive.entries.first { $0.name.hasSuffix(".ovf") }
@@ -28,6 +30,11 @@ extension MachineStore {
         if let boot { manifest.machine.boot = boot }
         let file = path.split(separator: "/").last?.split(separator: ".").first.map(String.init)
         let name = name ?? [proposed, file].compactMap { $0 }.first { (try? requireFree($0)) != nil } ?? freeName()
+        for (index, network) in manifest.machine.networks.enumerated() {
+            if let wish = network.kind.wishOfHost {
+                notes("network card \(index) \(wish): it has a user-mode network now")
+            }
+        }
         return try build(name) { folder in
             var unpacked = try Self.unpack(archive, manifest, keepsBoot: boot != nil, into: folder, path, progress)
             if archive.entry("snapshot.json") != nil {
@@ -92,6 +99,7 @@ extension MachineStore {
         manifest.machine.leaveHost()
         if given.machine.mounts != nil { manifest.machine.mounts = [] }
         for index in manifest.machine.networks.indices {
+            manifest.machine.networks[index].kind = .user(forwards: [])
             manifest.machine.networks[index].macAddress = MachineConfiguration.address(index, of: manifest.id)
         }
         return manifest
@@ -111,5 +119,20 @@ extension MachineStore {
         let image = try Disk.open(path, DiskOptions(isReadOnly: true, format: report.format))
         try DiskConverter.convert(image, to: target, .qcow2(Qcow2Options(), isCompressed: false), progress: progress)
         try FileManager.default.removeItem(atPath: path)
+    }
+}
+
+extension NetworkKind {
+    /// What a card wants of its host, if it does, in words that go on from its name.
+    fileprivate var wishOfHost: String? {
+        switch self {
+        case .user(let forwards), .passt(let forwards):
+            if forwards.isEmpty { return nil }
+            let ports = forwards.map { String($0.hostPort) }.joined(separator: ", ")
+            return "had the host's port\(forwards.count == 1 ? "" : "s") \(ports), which 'roost forward' can give it"
+        case .tap: return "was an interface of the host's"
+        case .virtualSwitch(let name):
+            return "was plugged into the switch \(name.filter { $0.isASCII && !$0.isNewline })"
+        }
     }
 }

@@ -53,7 +53,8 @@ struct ImportCommand: ParsableCommand {
         commandName: "import", abstract: "Make a machine of an exported one or of an OVA package.",
         discussion: """
             It is a new machine, with a number and network addresses of its own; its name is printed. One of a snapshot goes \
-            on from there when it is started, and is told that it is a copy.
+            on from there when it is started, and is told that it is a copy. Its network cards have user-mode networks, \
+            without ports of the host.
             """)
 
     @Argument(help: "The file.", completion: .file(extensions: ["tar", "ova"]))
@@ -83,8 +84,12 @@ struct ImportCommand: ParsableCommand {
                 kernel: PrivateFolder.absolute($0), initrd: initrd.map(PrivateFolder.absolute), commandLine: append)
         }
         var progress = ProgressLine()
-        let machine = try MachineStore.standard.importMachine(path, as: name, boot: boot) { progress.show($0, $1, $2) }
+        var notes: [String] = []
+        let machine = try MachineStore.standard.importMachine(path, as: name, boot: boot, notes: { notes.append($0) }) {
+            progress.show($0, $1, $2)
+        }
         progress.finish()
+        for note in notes { Terminal.note("roost: " + note) }
         print(machine.name)
     }
 }
