@@ -103,6 +103,39 @@ import Testing
         #expect(try names[..<2].map { try Data(contentsOf: URL(fileURLWithPath: $0)) } == before)
     }
 
+    @Test(arguments: [(6 << 20, 5 << 20), (5 << 20, 6 << 20)])
+    func `two images on a base become one that reads the same`(sizes: (lower: Int, upper: Int)) throws {
+        let folder = try Folder()
+        let names = ["base.raw", "lower.qcow2", "upper.qcow2", "merged.qcow2"].map(folder.file)
+        var random = Seeded(5)
+        var model = Model(count: 7 << 20)
+        for at in stride(from: 0, to: 7 << 20, by: 65536) where Bool.random(using: &random) {
+            model.set(at..<at + 65536, [UInt8](repeating: UInt8.random(in: 1...255, using: &random), count: 65536))
+        }
+        try Data(model.bytes).write(to: URL(fileURLWithPath: names[0]))
+        for (number, size) in [(1, sizes.lower), (2, sizes.upper)] {
+            var options = Qcow2Options()
+            options.size = UInt64(size)
+            options.base = ["base.raw", "lower.qcow2"][number - 1]
+            let kept = min(size, model.bytes.count)
+            model.bytes = Array(model.bytes[..<kept]) + [UInt8](repeating: 0, count: size - kept)
+            model.unknown = model.unknown.filter { $0 < kept / 512 }
+            let image = try Qcow2Image.create(names[number], options)
+            #expect(try model.differences(image) == [])
+            for _ in 0..<60 { try model.operate(image, &random) }
+            try image.flush()
+        }
+        #expect(try model.differences(try openDisk(names[2], DiskOptions(isReadOnly: true))) == [])
+        var told: UInt64 = 0
+        try patiently { try Qcow2Image.merge(names[2], to: names[3]) { done, _ in told = done } }
+        #expect(told == UInt64(sizes.upper))
+        #expect(try DiskReport.base(of: names[3]) == "base.raw")
+        #expect(try QEMU.isSound(names[3]))
+        #expect(try model.matches(names[3], "qcow2", in: folder))
+        #expect(try model.differences(try openDisk(names[3], DiskOptions(isReadOnly: true))) == [])
+        #expect(throws: StorageError.self) { try Qcow2Image.merge(names[3], to: folder.file("no")) }
+    }
+
     @Test func `a base that is missing, of an unknown kind or the image itself is refused`() throws {
         let folder = try Folder()
         let path = folder.file("disk.qcow2")

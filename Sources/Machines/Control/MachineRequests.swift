@@ -195,6 +195,10 @@ public enum MachineRequest {
                 try snapshotsInTurn.withLock { _ in
                     try stored.deleteSnapshot(try call.parameters(NameParameters.self).name)
                 }
+                // Nobody needs to wait for it, or to hear of it: what can't be merged now can be the next time.
+                _ = try? HostThread.detached(name: "roost-merge") {
+                    snapshotsInTurn.withLock { _ in try? stored.mergeLayers(running: true) }
+                }
                 return .done
             },
             agent: { _ in

@@ -70,8 +70,9 @@ extension StoredMachine {
         throw MachinesError(.notAnswering, "machine '\(self.name)' ended while the snapshot was taken; there is none")
     }
 
-    /// Deletes a snapshot of the machine, running or not.
-    public func dropSnapshot(_ name: String) throws {
+    /// Deletes a snapshot of the machine, running or not; `progress` gets the bytes of its layers that have been merged with
+    /// others, and of all. A running machine does that afterwards.
+    public func dropSnapshot(_ name: String, progress: (UInt64, UInt64) -> Void) throws {
         if isRunning {
             _ = try control().call(MachineRequest.deleteSnapshot, NameParameters(name: name)) as NoParameters
             return
@@ -80,5 +81,6 @@ extension StoredMachine {
         defer { withExtendedLifetime(lock) {} }
         try finishRestore()
         try deleteSnapshot(name)
+        try mergeLayers(running: false, progress: progress)
     }
 }

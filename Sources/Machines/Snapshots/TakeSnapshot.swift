@@ -34,6 +34,7 @@ extension StoredMachine {
         }
         try explaining { () throws(HostError) in try PrivateFolder.make(snapshotsFolder) }
         sweepSnapshots()
+        try requireRoomForLayer(running: running != nil)
         let work = snapshotsFolder + "/.taking-" + UUID().uuidString
         try explaining { () throws(HostError) in try PrivateFolder.make(work) }
         var result: SnapshotResult?
@@ -89,7 +90,7 @@ extension StoredMachine {
         }
     }
 
-    /// Deletes a snapshot. Those taken after it stay, with its parent as theirs.
+    /// Deletes a snapshot. Those taken after it stay, with its parent as theirs. Its layers may be merged then.
     public func deleteSnapshot(_ name: String) throws {
         let record = try snapshot(name)
         for child in try snapshots() where child.parent == name {
@@ -112,7 +113,7 @@ extension StoredMachine {
         }
         guard let needed = try? neededLayers() else { return }
         for name in (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
-        where name.hasPrefix("layer-") && !needed.contains(name) {
+        where name.hasPrefix("layer-") && !needed.contains(name) || name.hasPrefix(".merging-") {
             try? FileManager.default.removeItem(atPath: folder + "/" + name)
         }
     }

@@ -18,7 +18,7 @@ public final class Qcow2Image: DiskImage {
     public let base: (any DiskImage)?
 
     private let size: Atomic<UInt64>
-    private let volume: Mutex<Qcow2Volume>
+    let volume: Mutex<Qcow2Volume>
 
     /// An open file as an image, with its bases.
     init(file: ImageFile, snapshot: String?, depth: Int) throws {

@@ -3,7 +3,7 @@ internal import HostOS
 
 extension Qcow2Volume {
     /// A run of the guest's bytes that come from one place.
-    private enum Source {
+    enum Source {
         case base
         case zero
         case file(UInt64)
@@ -13,7 +13,7 @@ extension Qcow2Volume {
     // MARK: Reading
 
     /// Where the bytes from `offset` are, and how many of at most `limit` come from there.
-    private mutating func locate(_ offset: UInt64, _ limit: UInt64) throws -> (Source, UInt64) {
+    mutating func locate(_ offset: UInt64, _ limit: UInt64) throws -> (Source, UInt64) {
         let within = offset % header.bytesPerL2
         let most = min(limit, header.bytesPerL2 - within)
         guard let place = try l2Place(Int(offset / header.bytesPerL2)) else { return (.base, most) }

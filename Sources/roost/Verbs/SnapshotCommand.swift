@@ -65,7 +65,9 @@ struct SnapshotCommand: ParsableCommand {
             let machine = try machine.find()
             _ = try machine.snapshot(snapshot)
             try Confirmation.require("Delete snapshot '\(snapshot)' of machine '\(machine.name)'?", yes: yes)
-            try machine.dropSnapshot(snapshot)
+            var progress = ProgressLine()
+            defer { progress.finish() }
+            try machine.dropSnapshot(snapshot) { progress.show("merging layers", $0, $1) }
         }
     }
 }
