@@ -78,7 +78,7 @@ extension Board {
             guard let obstacle = IORing.obstacle else { return DiskRings(backend, threads: width) }
             if disk.transfers == .ring { throw MachineError(.disk, "disk \(disk.path): aio=io_uring: \(obstacle)") }
         } else if disk.transfers == .ring {
-            throw MachineError(.disk, "disk \(disk.path): aio=io_uring is for raw images without limits")
+            throw MachineError(.disk, "disk \(disk.path): aio=io_uring is for raw and qcow2 images without limits")
         }
         return WorkerThreads(name: "roost-disk", width: width)
     }

@@ -52,8 +52,8 @@ final class DiskBackend: BlockBackend {
 
     var image: any DiskImage { opened.withLock { $0 } }
 
-    /// Whether the kernel may be left to carry out transfers: limits have requests wait, other formats have tables.
-    var allowsDirect: Bool { throttle == nil && image is RawImage }
+    /// Whether the kernel may be left to carry out transfers: limits have requests wait.
+    var allowsDirect: Bool { throttle == nil && (image is RawImage || image is Qcow2Image) }
 
     /// Whether what is written goes to the host's cache.
     var isCached: Bool { options.cache != .none }

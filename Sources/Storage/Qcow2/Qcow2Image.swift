@@ -99,6 +99,26 @@ public final class Qcow2Image: DiskImage {
         try volume.withLock { try $0.read(at: offset, into: list) }
     }
 
+    /// Where what is to be read lies, if that is in one piece in one file. What is written may have to go elsewhere.
+    ///
+    /// A guest that gives the range back meanwhile may read there what else it has on this disk.
+    public func place(of list: ScatterList, at offset: UInt64, forWriting: Bool) throws -> FilePlace? {
+        if forWriting { return nil }
+        let count = UInt64(list.count)
+        try checkRange(offset, count)
+        let (source, file) = try volume.withLock { volume -> (Qcow2Volume.Source, ImageFile) in
+            let (source, length) = try volume.locate(offset, count)
+            return (length == count ? source : .zero, volume.file)
+        }
+        switch source {
+        case .file(let host): return file.place(of: list, at: host)
+        case .base:
+            guard let base, offset <= base.byteCount, count <= base.byteCount - offset else { return nil }
+            return try base.place(of: list, at: offset, forWriting: false)
+        case .zero, .compressed: return nil
+        }
+    }
+
     /// Writes memory at `offset`.
     public func write(_ list: ScatterList, at offset: UInt64) throws {
         try checkWritable(offset, UInt64(list.count))
