@@ -163,6 +163,13 @@ extension FileDescriptor {
         if put < list.count { throw HostError("write", errno: EIO) }
     }
 
+    /// What one call can move. A process that is killed between two calls leaves whole sectors, as a disk does.
+    private static func oneCall(of list: ScatterList) -> ScatterList {
+        guard list.pieces.count > mostPieces else { return list }
+        let count = list.pieces[..<mostPieces].reduce(0) { $0 + $1.iov_len }
+        return list.prefix(count < 512 ? count : count & ~511)
+    }
+
     /// Moves a list's bytes by as many calls as it takes, up to one that moves nothing.
     private func move(
         _ list: ScatterList, _ name: String, _ call: (UnsafePointer<iovec>, Int32, Int) -> Int
@@ -170,10 +177,9 @@ extension FileDescriptor {
         var rest = list
         while rest.count > 0 {
             let done = list.count - rest.count
+            let part = Self.oneCall(of: rest)
             let moved = try retrying(name) {
-                rest.pieces.withUnsafeBufferPointer {
-                    call($0.baseAddress!, Int32(min($0.count, Self.mostPieces)), done)
-                }
+                part.pieces.withUnsafeBufferPointer { call($0.baseAddress!, Int32($0.count), done) }
             }
             if moved == 0 { break }
             rest = rest.dropFirst(moved)

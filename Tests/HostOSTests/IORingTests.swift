@@ -29,7 +29,8 @@ import Testing
         let read = try completions(&ring, 32)
         #expect(read.values.allSatisfy { $0 == 16384 })
         for (index, list) in lists.enumerated() {
-            #expect(list.load() == Array(content[index * 16384..<(index + 1) * 16384]))
+            let isSame = list.load() == Array(content[index * 16384..<(index + 1) * 16384])
+            #expect(isSame)
         }
         // Back in the other order.
         for (index, list) in lists.enumerated() {
@@ -38,11 +39,14 @@ import Testing
             #expect(isTaken2)
         }
         _ = try completions(&ring, 32)
+        // Until here the kernel reads from them.
+        withExtendedLifetime(lists) {}
         let now = try Data(contentsOf: URL(fileURLWithPath: path))
         var wanted: [UInt8] = []
         for index in (0..<32).reversed() { wanted += content[index * 16384..<(index + 1) * 16384] }
         wanted += content[(1 << 19)...]
-        #expect(Array(now) == wanted)
+        let isSame = Array(now) == wanted
+        #expect(isSame)
     }
 
     @Test func `a transfer that fails or ends early says so`() throws {
