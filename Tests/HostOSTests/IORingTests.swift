@@ -77,6 +77,7 @@ import Testing
         let isTaken7 = ring.move(list, file.rawValue, at: 0, fills: true, tag: 4)
         #expect(!isTaken7)
         let results = try completions(&ring, 4)
+        withExtendedLifetime(list) {}
         #expect(results.count == 4)
         let isTaken8 = ring.move(ScatterList(count: 0), file.rawValue, at: 0, fills: true, tag: 5)
         #expect(!isTaken8)
