@@ -99,15 +99,23 @@ public final class KVMMachine: Sendable {
         }
     }
 
-    /// Begins or ends noting which pages of RAM the guest writes.
+    /// Begins or ends noting which pages of RAM the guest writes; there is one log, so who finds it begun is refused.
     public func logWrites(_ isOn: Bool) throws(KVMError) {
-        let slots = contents.withLock { contents in
+        let slots = try contents.withLock { (contents) throws(KVMError) in
+            if isOn, contents.slots.contains(where: \.isLogged) {
+                throw KVMError(.refused, "KVM: the dirty log is in use")
+            }
             for n in contents.slots.indices where contents.slots[n].region.kind == .ram {
                 contents.slots[n].isLogged = isOn
             }
             return contents.slots.filter { $0.region.kind == .ram }
         }
-        for slot in slots { try set(slot) }
+        do throws(KVMError) {
+            for slot in slots { try set(slot) }
+        } catch {
+            if isOn { try? logWrites(false) }
+            throw error
+        }
     }
 
     /// Marks the pages written since the last call as dirty in the guest's memory; how many there were.

@@ -81,6 +81,7 @@ extension StoredMachine {
         defer { withExtendedLifetime(lock) {} }
         try finishRestore()
         try deleteSnapshot(name)
-        try mergeLayers(running: false, progress: progress)
+        // The snapshot is gone, whatever comes of this: a full disk is a reason to delete one.
+        try? mergeLayers(running: false, progress: progress)
     }
 }
