@@ -11,7 +11,9 @@ extension BlockTranslator {
     /// Whether a place in the code page can be reached by a patched jump.
     func isChainable(_ target: Int) -> Bool {
         if !options.chains { return false }
-        if target >= 0 && target < 4096 { return true }
+        if target >= 0 && target < 4096 {
+            return !(isUser && size64) || !vcpu.isAcross(target, in: page, modeKey: modeKey)
+        }
         return absolute != 0 && absolute &+ UInt64(bitPattern: Int64(target - pageOffset)) >= Self.absoluteStart
     }
 

@@ -50,6 +50,8 @@ struct BlockTranslator {
     let absolute: UInt64
     let modeKey: UInt32
     let vcpu: VCPU
+    /// The guest-physical page that it begins in.
+    let page: UInt64
     let usesRORX: Bool
     /// Flags wanted before each instruction, and after the last.
     var wanted: [33 of FlagSet]
@@ -128,9 +130,10 @@ struct BlockTranslator {
 
     init(
         code: HostAssembler, origin: Int, common: CommonRoutines, options: TranslationOptions, usesRORX: Bool,
-        first: UnsafePointer<Instruction>, firstNumber: Int, count: Int, pageOffset: Int, absolute: UInt64,
-        vcpu: VCPU, liveOut: FlagSet
+        page: UInt64, first: UnsafePointer<Instruction>, firstNumber: Int, count: Int, pageOffset: Int,
+        absolute: UInt64, vcpu: VCPU, liveOut: FlagSet
     ) {
+        self.page = page
         self.code = code
         self.origin = origin
         self.common = common
@@ -333,7 +336,7 @@ struct BlockTranslator {
             code.load(4, StateOffset.stackBase)
             code.patch(code.jump(), to: resume)
         case .mismatch(let index, let extra): writeMismatch(index, extra)
-        case .lookup: code.lookup(leave: common.leave - origin)
+        case .lookup: code.lookup(leave: common.leave - origin, other: common.lookupOther - origin)
         case .uncached(let site, let landing): writeUncached(site, landing)
         case .vectors(let resume, let level, let index):
             code.compareByte(StateOffset.vectorsUsable, level)

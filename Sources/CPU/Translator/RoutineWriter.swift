@@ -10,6 +10,8 @@ struct CommonRoutines {
     var stepAndEnd = 0
     /// Goes to the block at RIP if the jump table has it, else leaves.
     var lookup = 0
+    /// The same when the first entry that it may be in isn't it; scratch 1 where that is.
+    var lookupOther = 0
     /// The same for a return whose address isn't on top of the return stack: that entry goes.
     var mismatch = 0
     /// Leaves to the dispatcher.
@@ -124,6 +126,9 @@ struct RoutineWriter {
         code.patch(dead, to: code.count)
         writeEpilogue()
 
+        common.lookupOther = origin + code.count
+        code.lookupOther(leave: leave)
+
         let leaveStep = writeLeaveStep()
         common.step = origin + code.count
         writeStep(load: load, save: save, leave: leaveStep)
@@ -138,7 +143,7 @@ struct RoutineWriter {
         code.patch(atBase, to: code.count)
         code.patch(toLookup, to: code.count)
         common.lookup = origin + code.count
-        code.lookup(leave: leave)
+        code.lookup(leave: leave, other: common.lookupOther - origin)
         return common
     }
 
@@ -207,22 +212,33 @@ struct RoutineWriter {
 }
 
 extension HostAssembler {
-    /// Jumps to the block at scratch 0 if the jump table has it, else to `leave`.
-    mutating func lookup(leave: Int) {
+    /// Jumps to the block at scratch 0 if the jump table has it in the first entry that it may be in, else to `other`; to
+    /// `leave` if there are events.
+    mutating func lookup(leave: Int, other: Int) {
         arithmetic(7, StateOffset.attention, 0, wide: false)
         patch(jump(if: 5), to: leave)
-        move(scratch1, scratch0)
-        shift(5, scratch1, 12)
-        registers(0x31, wide: true, reg: scratch0, rm: scratch1)
+        registers(0x69, wide: true, reg: scratch1, rm: scratch0)
+        word32(TranslationCache.jumpMultiplier)
+        shift(5, scratch1, TranslationCache.jumpShift)
         registers(0x81, reg: 4, rm: scratch1)
-        word32(Int32(TranslationCache.jumpEntries - 1))
+        word32(Int32(TranslationCache.jumpEntries - 2))
         shift(4, scratch1, 5)
         memory(0x03, wide: true, reg: scratch1, StateOffset.jumpTable)
+        jumpByEntry(else: other)
+    }
+
+    /// The same with the second entry.
+    mutating func lookupOther(leave: Int) {
+        lea(scratch1, .base(scratch1, Int32(MemoryLayout<JumpEntry>.stride)))
+        jumpByEntry(else: leave)
+    }
+
+    private mutating func jumpByEntry(else other: Int) {
         memory(0x39, wide: true, reg: scratch0, .base(scratch1, 0))
-        patch(jump(if: 5), to: leave)
+        patch(jump(if: 5), to: other)
         load(scratch2, StateOffset.jumpKey)
         memory(0x39, wide: true, reg: scratch2, .base(scratch1, 8))
-        patch(jump(if: 5), to: leave)
+        patch(jump(if: 5), to: other)
         load(scratch2, .base(scratch1, 24))
         store(StateOffset.codePage, scratch2)
         memory(0xFF, reg: 4, .base(scratch1, 16))

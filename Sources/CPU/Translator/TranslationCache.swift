@@ -10,7 +10,8 @@ internal import CHost
 internal import Glibc
 internal import HostOS
 
-/// An entry of the jump table: where the block at an instruction address is in host memory.
+/// An entry of the jump table: where the block at an instruction address is in host memory. Two are in a cache line: those
+/// that an address may be in.
 struct JumpEntry {
     var rip: UInt64 = ~0
     var key: UInt64 = ~0
@@ -39,6 +40,9 @@ struct TranslationRecord {
 /// All of one vCPU's translated code.
 struct TranslationCache {
     static let jumpEntries = 65536
+    /// Spreads addresses over the jump table; functions begin at multiples of 16, so that the lowest bits say little.
+    static let jumpMultiplier: Int32 = -0x61C8_864F
+    static let jumpShift: UInt8 = 24
     /// No block's code is longer.
     static let longestBlock = 32 << 10
     static let maximumRecords = 1 << 19
@@ -104,7 +108,9 @@ struct TranslationCache {
             .bindMemory(to: TranslationRecord.self, capacity: Self.maximumRecords)
         callouts = .allocate(capacity: InstructionTable.count)
         callouts.initialize(repeating: 0, count: InstructionTable.count)
-        jumps = .allocate(capacity: Self.jumpEntries)
+        jumps = UnsafeMutableRawPointer.allocate(
+            byteCount: Self.jumpEntries * MemoryLayout<JumpEntry>.stride, alignment: 64
+        ).bindMemory(to: JumpEntry.self, capacity: Self.jumpEntries)
         jumps.initialize(repeating: JumpEntry(), count: Self.jumpEntries)
         var routines = RoutineWriter(code: HostAssembler(start: memory.writable + 64), origin: 64)
         let enterAt = 64 + routines.writeEnter()
@@ -115,6 +121,16 @@ struct TranslationCache {
         firstPosition = routinesEnd
         position = firstPosition
         usesRORX = CPUModel.host.isAvailable(.bmi2)
+    }
+
+    /// Has the jump table lead to a block; what it led to last with the same place in the table stays for now.
+    func setJump(_ new: JumpEntry) {
+        let product = (new.rip &* UInt64(bitPattern: Int64(Self.jumpMultiplier))) >> UInt64(Self.jumpShift)
+        let set = jumps + (Int(truncatingIfNeeded: product) & (Self.jumpEntries - 2))
+        // Another address space's entry for the same address stays, an older generation's is worth nothing.
+        let isReplaced = set[0].rip == new.rip && (set[0].key == new.key || (set[0].key ^ new.key) >> 32 != 0)
+        if !isReplaced { set[1] = set[0] }
+        set[0] = new
     }
 
     func deallocate() {

@@ -236,8 +236,11 @@ extension VCPU {
         }
         // A branch beyond the last canonical page faults itself.
         if codePage >> 12 == 0x7_FFFF_FFFF { return false }
-        // A block that ends on another page is validated on every entry, by the interpreter; but the kernel's stays.
-        return block.pointee.secondPage == block.pointee.physical >> 12 || isKernelAcross(codePage)
+        if block.pointee.secondPage == block.pointee.physical >> 12 { return true }
+        // A block that goes on in another page is good as long as that page is where it was. What is in the jump table is,
+        // for user code: it carries the address space, and goes when either page does. So nothing is chained to such a
+        // block, and it is entered through the table only. Of the kernel's pages it is known that they stay.
+        return s.pointee.cpl == 3 || isKernelAcross(codePage)
     }
 
     /// Whether a page and the next one are the kernel's, there in every address space.
@@ -253,24 +256,26 @@ extension VCPU {
         let cache = translations
         if !cache.pointee.options.chains { return }
         let rip = s.pointee.rip
+        let isAcross = block.pointee.secondPage != block.pointee.physical >> 12
         if cache.pointee.staleRecord != 0 {
-            cache.pointee.redirect(
-                cache.pointee.staleRecord, to: Int(block.pointee.host), page: block.pointee.physical >> 12,
-                pageOffset: block.pointee.physical & 4095, modeKey: block.pointee.modeKey)
+            // Other address spaces come by the old one too, and may have another page after the first.
+            if !isAcross || block.pointee.absolute != 0 {
+                cache.pointee.redirect(
+                    cache.pointee.staleRecord, to: Int(block.pointee.host), page: block.pointee.physical >> 12,
+                    pageOffset: block.pointee.physical & 4095, modeKey: block.pointee.modeKey)
+            }
             cache.pointee.staleRecord = 0
         }
         let isWaiting = cache.pointee.isWaiting(rip: rip, key: s.pointee.jump_key)
         if isWaiting {
             cache.pointee.chain(
                 to: Int(block.pointee.host), isGlobal: block.pointee.absolute != 0 && isGlobalCode(rip),
-                endsElsewhere: block.pointee.secondPage != block.pointee.physical >> 12)
+                endsElsewhere: isAcross)
             cache.pointee.stopWaiting()
             if s.pointee.code_size == 8 && s.pointee.cpl != 3 { return }
         }
         if s.pointee.cpl != 3 && !isGlobalCode(rip) { s.pointee.local_code = 1 }
-        let slot =
-            cache.pointee.jumps + Int(truncatingIfNeeded: (rip ^ rip >> 12) & UInt64(TranslationCache.jumpEntries - 1))
-        slot.pointee = JumpEntry(rip: rip, key: s.pointee.jump_key, code: code, codePage: codePage)
+        cache.pointee.setJump(JumpEntry(rip: rip, key: s.pointee.jump_key, code: code, codePage: codePage))
     }
 
     /// Translates a block, and after it those that it goes on to and that have been run but not translated: the host falls
@@ -312,6 +317,7 @@ extension VCPU {
         var translator = BlockTranslator(
             code: HostAssembler(start: cache.pointee.memory.writable + position), origin: position,
             common: cache.pointee.common, options: cache.pointee.options, usesRORX: cache.pointee.usesRORX,
+            page: block.pointee.physical >> 12,
             first: UnsafePointer(blocks.pointee.instructions + Int(block.pointee.first)),
             firstNumber: Int(block.pointee.first), count: Int(block.pointee.count), pageOffset: pageOffset,
             absolute: absolute, vcpu: self,
@@ -355,6 +361,15 @@ extension VCPU {
             }
         }
         return nil
+    }
+
+    /// Whether a block at a place in a page is known to go on in another page.
+    func isAcross(_ place: Int, in page: UInt64, modeKey: UInt32) -> Bool {
+        let physical = page << 12 | UInt64(place)
+        let set = blocks.pointee.table + blocks.pointee.slot(physical, modeKey)
+        return (0..<BlockCache.ways).contains { way in
+            set[way].physical == physical && set[way].modeKey == modeKey && set[way].secondPage != page
+        }
     }
 
     /// Forgets all translated code: the cache is full, or its blocks are gone.

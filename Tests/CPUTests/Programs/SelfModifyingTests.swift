@@ -183,4 +183,72 @@ import Testing
             }
         }
     }
+
+    /// mov ecx, 200; xor ebx, ebx; loop: call 0xFF8; add ebx, eax; dec ecx; jnz loop; mov eax, ebx; int3; and at 0xFF8, with
+    /// its immediate half on each page: five NOPs; mov eax, value; ret.
+    private static func across(_ value: UInt8) -> [UInt8] {
+        var code = [UInt8](repeating: 0xCC, count: 0x1003)
+        let start: [UInt8] = [
+            0xB9, 200, 0, 0, 0, 0x31, 0xDB, 0xE8, 0xEC, 0x0F, 0, 0, 0x01, 0xC3, 0xFF, 0xC9, 0x75, 0xF5, 0x89, 0xD8,
+            0xCC,
+        ]
+        code.replaceSubrange(0..<start.count, with: start)
+        code.replaceSubrange(
+            0xFF8..<0x1003, with: [0x90, 0x90, 0x90, 0x90, 0x90, 0xB8, 0, 0, value, 0, 0xC3])
+        return code
+    }
+
+    @Test(arguments: all) func `An instruction that goes on in another page is what that page says`(
+        engine: Engine, mode: ProgramMode
+    ) throws {
+        let made = try make(engine, mode, [0: Self.across(1)])
+        let (machine, v) = (made.machine, made.machine.cpu.vcpu)
+        machine.load(Self.across(1), copy: Self.across(2))
+        func again() -> UInt64? {
+            machine.resume(at: mode.code, stack: ProgramMachine.stack + 0x1800, rflags: 0x202)
+            return run(made)
+        }
+        func map(copy: Bool) {
+            let bits: UInt64 = mode.isKernel ? 0x103 : 7
+            machine.put(
+                ProgramMachine.entry(of: 1, mode) - Place.kernel, ProgramMachine.codePhysical(1, copy: copy) | bits)
+        }
+        func enter(_ space: UInt16) {
+            v.s.pointee.address_space = space
+            v.enteredAddressSpace()
+        }
+        #expect(again() == 200 << 16)
+        // The page is another one.
+        map(copy: true)
+        v.flushPage(mode.code + 0x1000)
+        #expect(again() == 400 << 16)
+        #expect(again() == 400 << 16)
+        map(copy: false)
+        v.flushPage(mode.code + 0x1000)
+        #expect(again() == 200 << 16)
+        // It is another one in another address space; pages of the kernel are the same in all.
+        if !mode.isKernel {
+            let first = v.s.pointee.address_space
+            v.newAddressSpace()
+            let second = v.s.pointee.address_space
+            map(copy: true)
+            #expect(again() == 400 << 16)
+            for value in 3...6 as ClosedRange<UInt8> {
+                enter(first)
+                map(copy: false)
+                #expect(again() == 200 << 16)
+                // Its bytes change while the other space is in force, and with them the first page's.
+                try machine.memory.write(
+                    [value], at: GuestPhysicalAddress(ProgramMachine.codePhysical(1, copy: true)))
+                if value > 4 {
+                    try machine.memory.write([0x90], at: GuestPhysicalAddress(ProgramMachine.codePhysical(0) + 0xFF8))
+                }
+                #expect(again() == 200 << 16)
+                enter(second)
+                map(copy: true)
+                #expect(again() == 200 * UInt64(value) << 16)
+                #expect(again() == 200 * UInt64(value) << 16)
+            }
+        }
+    }
 }
