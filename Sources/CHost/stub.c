@@ -202,8 +202,6 @@ int roost_stub_signal(int pid, int32_t *code, uint64_t *address) {
 
 void roost_stub_kick(int pidfd) { syscall(SYS_pidfd_send_signal, pidfd, SIGUSR1, NULL, 0); }
 
-int roost_current_processor(void) { return sched_getcpu(); }
-
 int roost_stub_pin(int pid, int processor) {
     cpu_set_t set;
     CPU_ZERO(&set);
@@ -214,6 +212,19 @@ int roost_stub_pin(int pid, int processor) {
     }
     return sched_setaffinity(pid, sizeof set, &set) ? errno : 0;
 }
+
+_Static_assert(sizeof(cpu_set_t) == ROOST_PROCESSOR_SET, "what the header says");
+
+int roost_pin_thread(void *before) {
+    int processor = sched_getcpu();
+    cpu_set_t set;
+    if (processor < 0 || processor >= CPU_SETSIZE || sched_getaffinity(0, ROOST_PROCESSOR_SET, before)) return -1;
+    CPU_ZERO(&set);
+    CPU_SET(processor, &set);
+    return sched_setaffinity(0, sizeof set, &set) ? -1 : processor;
+}
+
+void roost_unpin_thread(const void *before) { sched_setaffinity(0, ROOST_PROCESSOR_SET, before); }
 
 int roost_stub_patch(int pid, uint64_t address, uint8_t byte) {
     // A word that lies in one page.

@@ -46,6 +46,8 @@ public final class StubProcess: @unchecked Sendable {
     private var initial = user_regs_struct()
     private var processor: Int32 = -1
     private var sinceFree: UInt32 = 0
+    private let freedom = UnsafeMutableRawPointer.allocate(byteCount: Int(ROOST_PROCESSOR_SET), alignment: 8)
+    private var isJoined = false
 
     /// Starts a stub over a memfd.
     public init(memory: Int32) throws(HostError) {
@@ -77,6 +79,7 @@ public final class StubProcess: @unchecked Sendable {
         roost_stub_end(&stub)
         munmap(control, Int(ROOST_STUB_SIZE))
         extended.deallocate()
+        freedom.deallocate()
     }
 
     /// Identifies the calling thread.
@@ -113,20 +116,23 @@ public final class StubProcess: @unchecked Sendable {
         list[n] = roost_stub_call(number: UInt64(ROOST_STUB_UNMAP), arguments: (address, length, 0, 0, 0, 0))
     }
 
-    /// Brings it to the processor that this thread is on: a wake-up across processors takes several times as long.
+    /// Keeps this thread and the stub on the processor that this thread is on, until `separate`: else the host wakes the one
+    /// on another processor while the other runs, which takes several times as long.
     ///
-    /// Every 64th time it may run anywhere, so that the host can move the two of them to an idle processor.
-    @inline(__always)
-    public func follow() {
-        let now = roost_current_processor()
+    /// Every 64th time both may run anywhere, so that the host can move them to an idle processor.
+    public func join() {
         sinceFree &+= 1
-        if sinceFree & 63 == 0 {
-            processor = -1
-            _ = roost_stub_pin(stub.pid, -1)
-        } else if now != processor {
-            processor = now
-            _ = roost_stub_pin(stub.pid, now)
-        }
+        let now = sinceFree & 63 == 0 ? -1 : roost_pin_thread(freedom)
+        isJoined = now >= 0
+        if now == processor { return }
+        processor = now
+        _ = roost_stub_pin(stub.pid, now)
+    }
+
+    /// Lets this thread run where it might before `join`.
+    public func separate() {
+        if isJoined { roost_unpin_thread(freedom) }
+        isJoined = false
     }
 
     /// Makes the first `count` calls of the list; false: one failed, the stub may be gone.

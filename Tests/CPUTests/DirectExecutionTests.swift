@@ -282,18 +282,34 @@ struct DirectExecutionTests {
         policy.open()
         var runs = 0
         while policy.mayRun && runs < 10_000 {
-            policy.charge(run: 5_000, overhead: 0)
+            policy.charge(run: 5_000, overhead: 0, isFault: true)
             runs += 1
         }
         #expect(runs > 100 && runs < 1000)
         let first = policy.pause
         for _ in 0..<first { policy.tick() }
         #expect(policy.mayRun)
-        while policy.mayRun { policy.charge(run: 0, overhead: 0) }
+        while policy.mayRun { policy.charge(run: 0, overhead: 0, isFault: false) }
         #expect(policy.pause == first * 2)
         for _ in 0..<policy.pause { policy.tick() }
-        for _ in 0..<1000 { policy.charge(run: 10_000_000, overhead: 0) }
+        for _ in 0..<1000 { policy.charge(run: 10_000_000, overhead: 0, isFault: false) }
         #expect(policy.mayRun)
+    }
+
+    @Test("runs up to page faults pay sooner once a space has run for long; runs up to system calls don't")
+    func freshCode() {
+        for (isFault, seen, pays) in [(true, 20, true), (true, 1, false), (false, 20, false)] {
+            var policy = UserSpacePolicy()
+            policy.cost = 10_000
+            policy.open()
+            policy.seen = seen
+            for _ in 0..<10_000 where policy.mayRun { policy.charge(run: 2_000, overhead: 0, isFault: isFault) }
+            #expect(policy.mayRun == pays)
+            for _ in 0..<max(policy.pause, 1) { policy.tick() }
+            policy.seen = seen
+            policy.entered(kernelAfter: 2_000, isFault: isFault)
+            #expect(policy.takesReturn() == pays)
+        }
     }
 }
 

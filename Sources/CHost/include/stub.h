@@ -44,9 +44,13 @@ int roost_stub_wait(int pid);
 int roost_stub_signal(int pid, int32_t *code, uint64_t *address);
 // Writes a byte to a page that is mapped privately; 0 or an errno.
 int roost_stub_patch(int pid, uint64_t address, uint8_t byte);
-// The calling thread's processor; where a stub may run, -1: where the calling thread may.
-int roost_current_processor(void);
+// Where a stub may run; -1: where the calling thread may.
 int roost_stub_pin(int pid, int processor);
+// Keeps the calling thread on the processor that it is on, which is returned, or -1; `before` gets where it might run, in
+// ROOST_PROCESSOR_SET bytes, and gives it back.
+#define ROOST_PROCESSOR_SET 128
+int roost_pin_thread(void *before);
+void roost_unpin_thread(const void *before);
 // Stops a stub from any thread.
 void roost_stub_kick(int pidfd);
 #endif

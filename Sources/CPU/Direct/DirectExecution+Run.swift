@@ -54,10 +54,13 @@ extension DirectExecution {
         guard v.mayRunDirectly, wants(), let space = spaceToRun(), let stub = space.stub else { return .goOn }
         let s = v.s
         // Pages may have been marked as code on any way out.
-        defer { v.protectMarkedPages() }
+        stub.join()
+        defer {
+            stub.separate()
+            v.protectMarkedPages()
+        }
         var spent = roost_read_tsc()
         while true {
-            stub.follow()
             let tables = GuestTables(v)
             guard !tables.isPresent(StubProcess.address, pages: Int(StubProcess.size >> 12)),
                 space.update(tables, states, lastFault: s.pointee.cr2)
@@ -85,7 +88,8 @@ extension DirectExecution {
             counts.entries &+= 1
             let run = left &- entered > counts.wayCost ? left &- entered &- counts.wayCost : 0
             counts.ticks &+= run
-            space.policy.charge(run: run, overhead: entered &- spent)
+            let isFault = stop == .signal(SIGSEGV)
+            space.policy.charge(run: run, overhead: entered &- spent, isFault: isFault)
             spent = left
             let outcome = handle(stop, space, stub)
             if !space.policy.mayRun && mode != .always {
@@ -98,7 +102,7 @@ extension DirectExecution {
                 return outcome ?? again()
             }
             if let outcome {
-                space.policy.entered(kernelAfter: run)
+                space.policy.entered(kernelAfter: run, isFault: isFault)
                 return outcome
             }
             if !v.mayRunDirectly { return .goOn }

@@ -134,7 +134,9 @@ public final class DirectExecution {
             let stub = try StubProcess(memory: memory.descriptor)
             space.stub = stub
             counts.stubs += 1
+            stub.join()
             measure(stub, &space.policy)
+            stub.separate()
         } catch {
             unavailable = "\(error)"
             v.s.pointee.direct_armed = 0

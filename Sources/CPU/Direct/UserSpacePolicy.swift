@@ -7,6 +7,11 @@ package struct UserSpacePolicy {
     /// A run earns its time: ways in and out may take as much again. Translated code takes longer by more than that,
     /// but for the simplest loops.
     static let share: UInt64 = 1
+    /// A run up to a page fault earns so many times as much once the space has run for long: who keeps touching new pages
+    /// is often on new code too, a compiler say, for which the translator takes six times as long or more.
+    static let freshness: UInt64 = 6
+    /// Interrupts that have found a space in user mode when it has run for long.
+    private static let long = 6
     /// Ways out that a new account can pay: for the stub and its first mappings.
     private static let start: Int64 = 300
     /// The same after each time it was overdrawn.
@@ -41,9 +46,14 @@ package struct UserSpacePolicy {
         balance = Self.start * cost
     }
 
+    /// Whether a page fault says that the code is new.
+    private func isFresh(_ isFault: Bool) -> Bool { isFault && seen >= Self.long }
+
     /// The guest has entered its kernel by itself after a run: soon after it, that many returns from it are let pass.
-    package mutating func entered(kernelAfter run: UInt64) {
-        nextSkip = run < 4 * UInt64(truncatingIfNeeded: max(cost, 1)) ? min(nextSkip * 2 + 1, 1023) : 0
+    package mutating func entered(kernelAfter run: UInt64, isFault: Bool) {
+        let cost = UInt64(truncatingIfNeeded: max(cost, 1))
+        let pays = isFresh(isFault) ? min(run, 1 << 40) * Self.freshness >= cost : run >= 4 * cost
+        nextSkip = pays ? 0 : min(nextSkip * 2 + 1, 1023)
         skip = nextSkip
     }
 
@@ -56,9 +66,10 @@ package struct UserSpacePolicy {
         return mayRun
     }
 
-    /// A run of some counts, and the counts that were spent around it.
-    package mutating func charge(run: UInt64, overhead: UInt64) {
-        balance += Int64(truncatingIfNeeded: min(run, 1 << 40) / Self.share)
+    /// A run of some counts, which a page fault may have ended, and the counts that were spent around it.
+    package mutating func charge(run: UInt64, overhead: UInt64, isFault: Bool) {
+        let earned = min(run, 1 << 40) / Self.share * (isFresh(isFault) ? Self.freshness : 1)
+        balance += Int64(truncatingIfNeeded: earned)
         // What takes very long is the host having something else to do.
         balance -= cost + min(Int64(truncatingIfNeeded: min(overhead, 1 << 40)), 30 * cost)
         if balance >= Self.most * cost {
