@@ -74,6 +74,8 @@ public enum HostErrorNumber {
     public static var notPermitted: Int32 { EPERM }
     /// In use.
     public static var busy: Int32 { EBUSY }
+    /// Another has the address.
+    public static var addressInUse: Int32 { EADDRINUSE }
     /// Nobody listens.
     public static var connectionRefused: Int32 { ECONNREFUSED }
     /// Already there.

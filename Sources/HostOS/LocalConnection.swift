@@ -129,6 +129,42 @@ public final class LocalConnection: Sendable {
         return nil
     }
 
+    /// Writes all bytes, and gives the other process descriptors with the first of them (`unix(7)`, SCM_RIGHTS).
+    public func write(_ bytes: [UInt8], descriptors: [Int32]) -> HostError? {
+        if descriptors.isEmpty { return write(bytes) }
+        // struct cmsghdr, whose macros Swift doesn't import: length 64, level 32, type 32, and what is given.
+        let length = 16 + 4 * descriptors.count
+        var control = [UInt64](repeating: 0, count: (length + 7) / 8)
+        var data = bytes
+        let sent = control.withUnsafeMutableBytes { control in
+            control.storeBytes(of: length, as: Int.self)
+            control.storeBytes(of: Int32(SOL_SOCKET), toByteOffset: 8, as: Int32.self)
+            control.storeBytes(of: Int32(SCM_RIGHTS), toByteOffset: 12, as: Int32.self)
+            for (index, one) in descriptors.enumerated() {
+                control.storeBytes(of: one, toByteOffset: 16 + 4 * index, as: Int32.self)
+            }
+            return data.withUnsafeMutableBytes { sendOnce($0, control: control, length) }
+        }
+        return sent < 0 ? HostError.last("write") : write(Array(bytes.dropFirst(sent)))
+    }
+
+    private func sendOnce(
+        _ data: UnsafeMutableRawBufferPointer, control: UnsafeMutableRawBufferPointer, _ length: Int
+    ) -> Int {
+        var vector = iovec(iov_base: data.baseAddress, iov_len: data.count)
+        return withUnsafeMutablePointer(to: &vector) { vector in
+            var message = msghdr()
+            message.msg_iov = vector
+            message.msg_iovlen = 1
+            message.msg_control = control.baseAddress
+            message.msg_controllen = length
+            while true {
+                let sent = sendmsg(descriptor.rawValue, &message, Int32(MSG_NOSIGNAL))
+                if sent >= 0 || errno != EINTR { return sent }
+            }
+        }
+    }
+
     /// Writes as many bytes as fit now; nil if the other end is gone.
     public func writeNow(_ bytes: ArraySlice<UInt8>) -> Int? {
         if bytes.isEmpty { return 0 }

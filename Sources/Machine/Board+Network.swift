@@ -76,6 +76,7 @@ extension Board {
         case .tap(let interface, let bridge, let queues):
             return try TapNetwork.open(interface: interface, bridge: bridge, queues: queues)
         case .virtualSwitch(let name): return [try SwitchNetwork(network: name, address: address)]
+        case .vhostUser(let path, let listens): return [try VhostUserNetwork(path: path, listens: listens)]
         }
     }
 }

@@ -203,6 +203,11 @@ extension NetworkConfiguration: Codable {
                     interface: try container.decodeIfPresent(String.self, forKey: FieldName("interface")),
                     bridge: try container.decodeIfPresent(String.self, forKey: FieldName("bridge")), queues: queues))
         case "switch": self.init(.virtualSwitch(name: try container.decode(String.self, forKey: FieldName("switch"))))
+        case "vhost-user":
+            var listens = false
+            try container.take("server", into: &listens)
+            let path = try container.decode(String.self, forKey: FieldName("socket"))
+            self.init(.vhostUser(path: path, listens: listens))
         default: throw container.unknown("kind", name)
         }
         if let text = try container.decodeIfPresent(String.self, forKey: FieldName("macAddress")) {
@@ -234,6 +239,10 @@ extension NetworkConfiguration: Codable {
         case .virtualSwitch(let name):
             try container.put("kind", "switch")
             try container.put("switch", name)
+        case .vhostUser(let path, let listens):
+            try container.put("kind", "vhost-user")
+            try container.put("socket", path)
+            try container.put("server", listens, unless: false)
         }
         try container.put("macAddress", ifAny: macAddressText)
         try container.put("capture", ifAny: capture)

@@ -30,6 +30,8 @@ public enum NetworkKind: Sendable, Equatable {
     case tap(interface: String?, bridge: String?, queues: Int)
     /// A switch between machines of this host.
     case virtualSwitch(name: String)
+    /// A vhost-user back end, another program, which listens at a path, or which this machine waits for there.
+    case vhostUser(path: String, listens: Bool)
 
     /// The most pairs of queues that a card can have.
     public static var mostQueues: Int { VirtioNet.mostPairs }
@@ -68,6 +70,16 @@ public struct NetworkConfiguration: Sendable, Equatable {
 
     /// A card that is plugged into something.
     public init(_ kind: NetworkKind) { self.kind = kind }
+
+    /// The same with its paths on the host changed.
+    public func mappingPaths(_ change: (String) -> String) -> NetworkConfiguration {
+        var result = self
+        result.capture = capture.map(change)
+        if case .vhostUser(let path, let listens) = kind {
+            result.kind = .vhostUser(path: change(path), listens: listens)
+        }
+        return result
+    }
 
     /// The address of a machine's card: the same each time, and another for each machine and card.
     ///

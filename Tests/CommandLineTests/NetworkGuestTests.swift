@@ -194,12 +194,36 @@ final class NetworkGuestTests {
         #expect(!output.contains("passt has ended"))
     }
 
+    @Test(
+        "two machines reach each other through a vhost-user back end, whoever of the two listens",
+        .enabled("needs dpdk-testpmd (make setup)") { access("/usr/bin/dpdk-testpmd", X_OK) == 0 })
+    func vhostUser() throws {
+        let output = try shell(
+            """
+            guest 10.9.0.1/24 throughput+serve+5000 --net vhost-user=two,server >server &
+            until_there server serving
+            mkfifo input
+            dpdk-testpmd --no-huge -m 128 --no-shconf --no-pci --no-telemetry -l 0,1 --vdev net_vhost0,iface=one \\
+                --vdev net_vhost1,iface=two,client=1 -- --auto-start --disable-link-check --forward-mode=io \\
+                --total-num-mbufs=4096 <>input >switch 2>&1 &
+            until_there switch 'packet forwarding'
+            (guest 10.9.0.2/24 'ping+-c+2+10.9.0.1;'\(transfers("10.9.0.1", 5000)) --net vhost-user=one,pcap=capture)
+            (guest 10.9.0.2/24 true --net vhost-user=nobody); echo status $?
+            """)
+        #expect(output.contains("2 packets received"), "\(output.suffix(3000))")
+        expectTransfers(output)
+        #expect(output.contains("start the vhost-user back end first") && output.contains("status 76"))
+        let capture = FileManager.default.contents(atPath: scratch + "/capture")?.count ?? 0
+        #expect(capture > 32 << 20)
+    }
+
     @Test("misspelled networks are refused with what was wanted")
     func misspelled() throws {
         let words = [
             "usr", "user,", "user,mac=1", "user,mac=01:00:00:00:00:00", "user,burst=1K", "user,rate=0", "user,rate=10X",
             "user,ifname=a", "user,queues=2", "tap,queues=0", "tap,queues=9", "tap,queues=1,queues=2",
-            "tap,forward=tcp:1:2", "switch=", "switch", "user,pcap=",
+            "tap,forward=tcp:1:2", "switch=", "switch", "user,pcap=", "user,server",
+            "vhost-user", "vhost-user=", "vhost-user=a,server,server", "vhost-user=a,server=1", "tap,server",
             "user,mac=02:00:00:00:00:01,mac=2",
         ]
         for word in words {

@@ -131,6 +131,7 @@ extension NetworkKind {
             let ports = forwards.map { String($0.hostPort) }.joined(separator: ", ")
             return "had the host's port\(forwards.count == 1 ? "" : "s") \(ports), which 'roost forward' can give it"
         case .tap: return "was an interface of the host's"
+        case .vhostUser: return "was plugged into a vhost-user switch of the host's"
         case .virtualSwitch(let name):
             return "was plugged into the switch \(name.filter { $0.isASCII && !$0.isNewline })"
         }

@@ -120,7 +120,7 @@ extension MachineConfiguration {
         result.boot.initrd = boot.initrd.map(resolve)
         for index in disks.indices { result.disks[index].path = resolve(disks[index].path) }
         result.drives = drives.map { $0.map(resolve) }
-        for index in networks.indices { result.networks[index].capture = networks[index].capture.map(resolve) }
+        for index in networks.indices { result.networks[index] = networks[index].mappingPaths(resolve) }
         result.sockets?.path = sockets?.path.map(resolve)
         for index in folders.indices { result.folders[index].path = resolve(folders[index].path) }
         return result
@@ -143,7 +143,7 @@ extension MachineConfiguration {
         result.sockets?.path = sockets?.path.map(fix)
         for index in folders.indices { result.folders[index].path = fix(folders[index].path) }
         for index in networks.indices {
-            result.networks[index].capture = networks[index].capture.map(fix)
+            result.networks[index] = networks[index].mappingPaths(fix)
             if networks[index].macAddress == nil { result.networks[index].macAddress = Self.address(index, of: id) }
         }
         return result

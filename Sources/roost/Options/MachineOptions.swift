@@ -60,8 +60,9 @@ struct MachineOptions: ParsableArguments {
     @Option(
         help: """
             A network card: user[,forward=tcp:HOSTPORT:GUESTPORT]…, passt (the same by a program of that name), \
-            tap[,ifname=NAME][,bridge=NAME][,queues=N] or switch=NAME (between machines of this host); each also takes ,mac=ADDRESS ,pcap=FILE (a capture) ,rate=BITS (a second) \
-            ,burst=BYTES. none: no card. Repeatable. (default: user)
+            tap[,ifname=NAME][,bridge=NAME][,queues=N], switch=NAME (between machines of this host) or \
+            vhost-user=SOCKET[,server] (a switch that speaks it; server waits for it to connect); each also takes \
+            ,mac=ADDRESS ,pcap=FILE (a capture) ,rate=BITS (a second) ,burst=BYTES. none: no card. Repeatable. (default: user)
             """)
     var net: [NetworkOption] = []
 

@@ -12,6 +12,10 @@ struct NetworkOption: ExpressibleByArgument {
         let parts = argument.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
         var words: [(name: String, value: String)] = []
         for part in parts.dropFirst() {
+            if part == "server" {
+                words.append((part, ""))
+                continue
+            }
             guard let equal = part.firstIndex(of: "="), equal != part.startIndex else { return nil }
             let value = String(part[part.index(after: equal)...])
             guard !value.isEmpty else { return nil }
@@ -43,6 +47,11 @@ struct NetworkOption: ExpressibleByArgument {
             guard let queues = Int(value("queues") ?? "1"), 1...NetworkKind.mostQueues ~= queues else { return nil }
             return .tap(interface: value("ifname"), bridge: value("bridge"), queues: queues)
         case _ where text.hasPrefix("switch=") && text.count > 7: return .virtualSwitch(name: String(text.dropFirst(7)))
+        case _ where text.hasPrefix("vhost-user=") && text.count > 11:
+            let listens = words.filter { $0 == ("server", "") }.count
+            guard listens <= 1 else { return nil }
+            words.removeAll { $0 == ("server", "") }
+            return .vhostUser(path: String(text.dropFirst(11)), listens: listens == 1)
         default: return nil
         }
     }

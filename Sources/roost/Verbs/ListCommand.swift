@@ -123,6 +123,7 @@ extension NetworkConfiguration {
                 "tap \(interface ?? "")\(bridge.map { " in bridge \($0)" } ?? "")"
                     + (queues > 1 ? ", \(queues) queues" : "")
             case .virtualSwitch(let name): "switch \(name)"
+            case .vhostUser(let path, _): "vhost-user \(path)"
             }
         return what + (macAddressText.map { ", \($0)" } ?? "")
     }
