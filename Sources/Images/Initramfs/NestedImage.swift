@@ -24,7 +24,7 @@ public enum NestedImage {
         var archive = try EarlyUserSpace.archive(modules: modules, root: kernel.root)
         archive.addFile("init", text: initScript, mode: 0o755)
         archive.addFile("guest/vmlinuz", contents: try read(kernel.image))
-        archive.addFile("guest/initrd", contents: try SelfCheckImage.initramfs(for: kernel))
+        archive.addFile("guest/initrd", contents: try SelfCheckImage.initramfs(for: kernel, with: ["virtio_mem"]))
         var taken: Set<String> = []
         for program in programs {
             let name = String(program.split(separator: "/").last ?? "")
@@ -155,6 +155,31 @@ public enum NestedImage {
             roost restore kept one --yes 2>&1 | sed 's/^/saved! /'
             counted $((last + 10)) "$lines"
             say saved "restored, counted from $(echo "$counts" | head -n 1) to $last in $(echo "$counts" | wc -l) lines"
+            roost delete kept --force --yes
+        }
+        becomes() { # processors and MiB: waits until the kept guest tells of them
+            for second in $(seq 60); do
+                has=$(roost logs kept | tr -d '\r' | sed -n 's/^COUNT [0-9]* [0-9.]* [0-9]* \([0-9]* [0-9]*\)$/\1/p' | tail -n 1)
+                [ "$has" = "${1:-$has}" ] && break
+                sleep 1
+            done
+            say plugged "$2 $has"
+        }
+        plugged() { # a processor and 128 MiB come and go while a guest runs
+            roost run --engine kvm --kernel /guest/vmlinuz --initrd /guest/initrd --memory 256M,max=1G --cpus 1,max=2 \
+                --net none --name kept -d --append \
+                "console=ttyS0 quiet memhp_default_state=online_movable selfcheck.only=modules selfcheck.end=count"
+            counted 3
+            becomes "" "begins with"
+            first=$has mib=${has#* }
+            roost set kept --cpus 2 2>&1 | sed 's/^/plugged! /'
+            roost set kept --memory 384M 2>&1 | sed 's/^/plugged! /'
+            becomes "2 $((mib + 128))" "with more"
+            roost set kept --cpus 1 2>&1 | sed 's/^/plugged! /'
+            roost set kept --memory 256M 2>&1 | sed 's/^/plugged! /'
+            becomes "$first" "again"
+            counted $((last + 20))
+            say plugged "went on to $last"
             roost delete kept --force --yes
         }
         begin() { # name, words of the inner kernel, command: seconds to user space, then the memory beside the guest's

@@ -17,8 +17,8 @@
 //   selfcheck.url=URL         fetch this and print its SHA-256
 //   selfcheck.fill=MIB        fill so much memory ("SELFCHECK filled"), free it ("SELFCHECK freed"), wait a little
 //   selfcheck.end=reboot      reset instead of powering off; `halt`, `panic` and `sleep` likewise
-//   selfcheck.end=count       go on for ever: "COUNT number uptime processes", as long as 16 MiB of memory and, if there
-//                             is one, the disk hold what was written to them
+//   selfcheck.end=count       go on for ever: "COUNT number uptime processes processors MiB", as long as 16 MiB of memory
+//                             and, if there is one, the disk hold what was written to them; new processors are brought up
 internal import Foundation
 
 /// A kernel with its modules, unpacked from a Debian package.
@@ -184,8 +184,12 @@ public enum SelfCheckImage {
                     echo 3 >/proc/sys/vm/drop_caches
                     [ "$(dd if=/dev/vda bs=1M count=16 2>/dev/null | md5sum)" = "$pattern" ] || break
                 fi
+                for file in /sys/devices/system/cpu/cpu*/online; do
+                    if grep -q 0 $file; then echo 1 >$file; fi
+                done
                 number=$((number + 1))
-                echo "COUNT $number $(cut -d ' ' -f 1 /proc/uptime) $(ls -d /proc/[0-9]* | wc -l)"
+                has="$(grep -c ^processor /proc/cpuinfo) $(awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo)"
+                echo "COUNT $number $(cut -d ' ' -f 1 /proc/uptime) $(ls -d /proc/[0-9]* | wc -l) $has"
                 sleep 0.05
             done
             echo "COUNT FAIL"
