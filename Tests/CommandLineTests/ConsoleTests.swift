@@ -98,10 +98,15 @@ struct ConsoleTests {
         process.standardInput = FileHandle.nullDevice
         try process.run()
         defer { process.terminate() }
-        let note = String(
-            decoding: ByteStream(writing: errors.fileHandleForReading.fileDescriptor).read(limit: 200), as: UTF8.self)
-        let path = try #require(note.split(separator: " ").last).trimmingCharacters(in: .whitespacesAndNewlines)
-        #expect(path.hasPrefix("/dev/pts/"), "\(note)")
+        // Other lines may come before it, in as many reads as they like.
+        let reader = ByteStream(writing: errors.fileHandleForReading.fileDescriptor)
+        var note = ""
+        while !note.contains(/\/dev\/pts\/[0-9]+\s/) {
+            let more = reader.read(limit: 200)
+            try #require(!more.isEmpty, "\(note)")
+            note += String(decoding: more, as: UTF8.self)
+        }
+        let path = String(try #require(note.firstMatch(of: /\/dev\/pts\/[0-9]+/)?.output))
         let terminal = try FileDescriptor.open(path, O_RDWR | O_NOCTTY)
         let stream = ByteStream(writing: terminal.rawValue)
         // Ctrl-A x is the guest's here, as is Ctrl-C.
