@@ -9,7 +9,8 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 
-int roost_memfd_create(const char *name) { return memfd_create(name, MFD_CLOEXEC); }
+int roost_memfd_create(const char *name) { return memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING); }
+int roost_seal_size(int fd) { return fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL); }
 // A second mapping of a shared anonymous one (mremap(2) with an old size of zero).
 void *roost_map_again(void *mapping, size_t size) { return mremap(mapping, 0, size, MREMAP_MAYMOVE); }
 // Large blocks come from mmap and go back when they are freed, however large those before were (mallopt(3)).

@@ -10,12 +10,13 @@ public final class LocalServer: Sendable {
     /// Where it is.
     public let path: String
 
-    /// Listens at a path; what a process that was killed left there goes.
+    /// Listens at a path; a socket that a process that was killed left there goes.
     public init(at path: String) throws(HostError) {
         self.path = path
         descriptor = FileDescriptor(
             owning: try retrying("socket") { socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0) })
-        unlink(path)
+        var status = stat()
+        if lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK { unlink(path) }
         // The mode that the socket gets when it is bound; nobody else may connect, not for a moment.
         _ = fchmod(descriptor.rawValue, 0o600)
         try LocalAddress.with(path, "bind") { bind(descriptor.rawValue, $0, $1) }

@@ -51,6 +51,11 @@ public final class SharedMemory: @unchecked Sendable {
         if result == MAP_FAILED { throw HostError.last("map \(length) bytes of guest memory") }
     }
 
+    /// Fixes the memfd's size for good, whoever else has it: pages that it lost would end us with SIGBUS.
+    public func fixSize() throws(HostError) {
+        _ = try retrying("seal a memfd") { roost_seal_size(descriptor) }
+    }
+
     /// Asks for huge pages in a part that is mapped (`madvise(2)`, MADV_HUGEPAGE).
     public func useHugePages(offset: Int, length: Int) throws(HostError) {
         precondition(offset >= 0 && length >= 0 && offset + length <= span)

@@ -63,6 +63,13 @@ private final class Driver {
         }
     }
 
+    @Test func `who shares the memory can't take it away`() throws {
+        try memory.fixSize()
+        #expect(ftruncate(memory.descriptor, 0) == -1)
+        #expect(ftruncate(memory.descriptor, length * 2) == -1)
+        #expect(memory.read(length - 1, length: 1) == [0])
+    }
+
     @Test func `a full ring takes nothing, and says when there is room`() throws {
         let ring = ring(deviceWrites: false)
         for _ in 0..<DriverRing.size { #expect(ring.add([1])) }
@@ -168,6 +175,10 @@ final class VhostUserTests {
         let listening = try VhostUserNetwork(path: two, listens: true)
         #expect(throws: NetworkError.self) { try VhostUserNetwork(path: two, listens: true) }
         defer { listening.stop() }
+        let file = folder + "/file"
+        try Data([7]).write(to: URL(fileURLWithPath: file))
+        #expect(throws: NetworkError.self) { try VhostUserNetwork(path: file, listens: true) }
+        #expect(FileManager.default.contents(atPath: file) == Data([7]))
         var wire = try Wire([one, two + ",client=1"])
         defer { wire.stop() }
         try await waitForFile(one)

@@ -36,6 +36,7 @@ static inline void roost_clear_flags(uint8_t *flags, uint8_t bits) {
     __atomic_fetch_and(flags, (uint8_t)~bits, __ATOMIC_SEQ_CST);
 }
 int roost_memfd_create(const char *name);
+int roost_seal_size(int fd);                       // nobody makes the memfd shorter or longer any more
 void *roost_map_again(void *mapping, size_t size);
 void roost_keep_heap_small(void);
 void roost_trim_heap(void);

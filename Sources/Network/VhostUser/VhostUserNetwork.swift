@@ -66,6 +66,8 @@ public final class VhostUserNetwork: NetworkLink {
 
     /// Ends the thread and with it all traffic; not to be called by `deliver`.
     public func stop() {
+        // Once: somebody else may be at the path by then.
+        if queue.isStopped { return }
         server?.close()
         queue.stop()
         session.withLock { $0 = nil }

@@ -56,6 +56,7 @@ final class VhostUserSession: Sendable {
         do throws(HostError) {
             memory = try SharedMemory(name: "packets", size: Self.length, span: Self.length)
             try memory.map(offset: 0, fileOffset: 0, length: Self.length)
+            try memory.fixSize()
             received = try FileDescriptor.eventCounter()
             sent = try FileDescriptor.eventCounter()
             receiveKick = try FileDescriptor.eventCounter()
