@@ -175,7 +175,8 @@ final class UserSpace {
             let old = region.pages[n]
             if onlyRecorded && old == 0 { continue }
             let linearPage = region.number << 9 | UInt64(n)
-            let wasCopy = !guarded.isEmpty && guarded[linearPage] != nil
+            // A copy is executable: the others needn't be looked for.
+            let wasCopy = old & Self.executable != 0 && !guarded.isEmpty && guarded[linearPage] != nil
             var new: UInt64 = 0
             if let page = tables.page(n, of: table), isMappable(region.number << 21 | UInt64(n) << 12) {
                 let neighbors = PageNeighbors(
