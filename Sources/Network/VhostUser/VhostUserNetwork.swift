@@ -110,10 +110,13 @@ public final class VhostUserNetwork: NetworkLink {
     private func serve(_ session: VhostUserSession, _ deliver: ([UInt8]) -> Void, _ resume: () -> Void) {
         defer { session.connection.close() }
         do throws(NetworkError) {
+            let watched = [
+                Readiness(queue.wake.rawValue), Readiness(session.connection.descriptor.rawValue),
+                Readiness(session.received.rawValue), Readiness(session.sent.rawValue),
+            ]
             var isIdle = try session.receive(deliver)
             while !queue.isStopped {
-                var all = [queue.wake.rawValue, session.connection.descriptor.rawValue].map { Readiness($0) }
-                all += [Readiness(session.received.rawValue), Readiness(session.sent.rawValue)]
+                var all = watched
                 Readiness.wait(&all, milliseconds: isIdle ? -1 : 0)
                 if all[0].canRead { queue.wake.drain() }
                 // A back end says nothing by itself: that is its end.

@@ -35,7 +35,7 @@ final class VhostUserSession: Sendable {
     private static let ringStarts = [0, 0x4000]
 
     /// Readable when the back end has gone.
-    let connection: LocalConnection
+    var connection: LocalConnection { channel.connection }
     /// What it takes.
     let offloads: LinkOffloads
     /// Readable when packets have come, and when there may be room for more.
@@ -51,7 +51,6 @@ final class VhostUserSession: Sendable {
 
     /// Agrees with a back end on all that is needed.
     init(_ connection: LocalConnection) throws(NetworkError) {
-        self.connection = connection
         channel = VhostUserChannel(connection)
         do throws(HostError) {
             memory = try SharedMemory(name: "packets", size: Self.length, span: Self.length)
