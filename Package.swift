@@ -59,7 +59,7 @@ let package = Package(
         .target(name: "Storage", dependencies: ["HostOS", "DeviceModel", "CNBD", "CZlib", "CZstd"]),
         .testTarget(name: "StorageTests", dependencies: ["Storage", "DeviceModel", "HostOS"]),
         .target(name: "Network", dependencies: ["CSlirp", "HostOS"]),
-        .testTarget(name: "NetworkTests", dependencies: ["Network", "HostOS"]),
+        .testTarget(name: "NetworkTests", dependencies: ["Network", "HostOS", "MachineTesting"]),
 
         // The only place that puts it all together.
         .target(

@@ -2,6 +2,7 @@
 import Foundation
 import Glibc
 import HostOS
+import MachineTesting
 import Testing
 
 @Suite("Export and import", .enabled("needs the built command") { TerminalSession.roost != nil })
@@ -71,43 +72,38 @@ struct ExchangeTests {
     func networks() throws {
         let home = try MachineHome()
         let kernel = try home.kernel(TinyGuest.say("up") + KeptMachineTests.obedient)
+        let port = try freeLoopbackPort()
         try home.succeed(
             "run", "-d", "--name", "source", "--kernel", kernel, "--memory", "32M", "--net", "switch=laboratory",
-            "--net",
-            "user,forward=tcp:47114:22")
+            "--net", "user,forward=tcp:\(port):22")
         try home.succeed("stop", "source")
         let path = home.folder + "/m.tar"
         try home.succeed("export", "source", path)
         let run = try home.roost("import", path, "--name", "copy")
         #expect(run.status == 0 && run.output == "copy\n")
-        #expect(run.error.contains("switch laboratory") && run.error.contains("port 47114"), "\(run.error)")
+        #expect(run.error.contains("switch laboratory") && run.error.contains("port \(port)"), "\(run.error)")
         let manifest = try #require(try home.info("copy")["manifest"] as? [String: Any])
         let machine = try #require(manifest["machine"] as? [String: Any])
         let networks = try #require(machine["networks"] as? [Any])
-        #expect(networks.count == 2 && !"\(networks)".contains("laboratory") && !"\(networks)".contains("47114"))
+        #expect(networks.count == 2 && !"\(networks)".contains("laboratory") && !"\(networks)".contains("\(port)"))
         try home.succeed("start", "copy")
         try home.succeed("stop", "copy")
     }
 
-    /// A machine of an image, with a disk, whose guest says B when it boots; and a snapshot of it.
-    private func snapshotted(_ home: MachineHome) throws {
-        let image = home.folder + "/image"
-        try FileManager.default.createDirectory(atPath: image, withIntermediateDirectories: true)
-        _ = try home.kernel(TinyGuest.say("B") + TinyGuest.watchful, "image/kernel")
-        try Data([1]).write(to: URL(fileURLWithPath: image + "/initrd"))
+    /// A machine of an image, with a disk, whose guest says B when it boots; and a snapshot of it. Returns the port that
+    /// it has open on the host.
+    @discardableResult
+    private func snapshotted(_ home: MachineHome) throws -> UInt16 {
+        let port = try freeLoopbackPort()
         let disk = Data((0..<1 << 20).map { UInt8(truncatingIfNeeded: $0 &* 11) })
-        try disk.write(to: URL(fileURLWithPath: image + "/disk.raw"))
-        let manifest = """
-            {"version":1,"name":"image","variant":"minimal","suite":"none","kernel":"kernel","initrd":"initrd",
-            "disk":"disk.raw","commandLine":"","kernelRelease":"0","created":"2026-01-01T00:00:00Z","diskSize":1048576}
-            """
-        try Data(manifest.utf8).write(to: URL(fileURLWithPath: image + "/image.json"))
+        let image = try home.image(TinyGuest.say("B") + TinyGuest.watchful, disk: disk)
         try home.succeed(
-            "run", "-d", "--name", "source", "--net", "user,forward=tcp:47113:22", "--memory", "32M", "--engine",
+            "run", "-d", "--name", "source", "--net", "user,forward=tcp:\(port):22", "--memory", "32M", "--engine",
             "translator", image)
         let isUp = try MachineHome.eventually { try home.succeed("logs", "source").hasPrefix("B.") }
         #expect(isUp)
         try home.succeed("snapshot", "take", "source", "s")
+        return port
     }
 
     /// Pages of a snapshot's memory that aren't zero, one after the other.
@@ -125,7 +121,7 @@ struct ExchangeTests {
         "An archived snapshot of a machine that runs becomes one that goes on from there, wherever the first has gone")
     func snapshot() throws {
         let home = try MachineHome()
-        try snapshotted(home)
+        let port = try snapshotted(home)
         let path = home.folder + "/s.tar"
         try home.fail("export", "source", path, "--snapshot", "other", status: 94, "no snapshot")
         try home.fail("export", "source", home.folder + "/s.ova", "--snapshot", "s", status: 64, "OVA")
@@ -153,7 +149,7 @@ struct ExchangeTests {
         #expect(try home.succeed("import", path, "--name", "copy") == "copy\n")
         let second = try #require(try home.info("copy")["manifest"] as? [String: Any])
         #expect(first["id"] as? String != second["id"] as? String)
-        #expect(try !home.succeed("info", "copy").contains("47113"))
+        #expect(try !home.succeed("info", "copy").contains("tcp:\(port)"))
         #expect(try home.succeed("snapshot", "list", "copy", "-q") == "s\n")
         for _ in 0..<2 {
             try home.succeed("start", "copy")

@@ -2,6 +2,7 @@
 import Foundation
 import Glibc
 import Images
+import MachineTesting
 import Testing
 
 /// An initramfs whose init brings eth0 up with `addr=` and runs the commands of `run=`, plus signs for spaces.
@@ -80,7 +81,7 @@ final class NetworkGuestTests {
     }
 
     /// The commands that send and receive.
-    private func transfers(_ address: String, _ port: Int, megabytes: Int = 16) -> String {
+    private func transfers(_ address: String, _ port: UInt16, megabytes: Int = 16) -> String {
         "'throughput+send+\(address)+\(port)+\(megabytes);throughput+receive+\(address)+\(port)+\(megabytes)'"
     }
 
@@ -93,7 +94,7 @@ final class NetworkGuestTests {
 
     @Test("the user-mode network carries data both ways; a limited one too; a capture has it")
     func userMode() throws {
-        let port = 20000 + Int(getpid()) % 20000
+        let port = try freeLoopbackPort()
         let output = try shell(
             """
             ./throughput serve \(port) >server & until_there server serving
@@ -181,7 +182,7 @@ final class NetworkGuestTests {
 
     @Test("passt carries data both ways", .enabled("needs passt") { access("/usr/bin/passt", X_OK) == 0 })
     func passt() throws {
-        let port = 20000 + (Int(getpid()) + 777) % 20000
+        let port = try freeLoopbackPort()
         // Its guests have the host's own address, so that the way to the host is by the gateway, whatever that is.
         let output = try shell(
             """

@@ -12,16 +12,7 @@ private final class WatchfulMachine {
     /// Makes it, running.
     init(_ home: MachineHome, run prefix: [String] = []) throws {
         self.home = home
-        let image = home.folder + "/image"
-        try FileManager.default.createDirectory(atPath: image, withIntermediateDirectories: true)
-        _ = try home.kernel(TinyGuest.watchful, "image/kernel")
-        try Data([1]).write(to: URL(fileURLWithPath: image + "/initrd"))
-        try Data(count: 1 << 20).write(to: URL(fileURLWithPath: image + "/disk.raw"))
-        let manifest = """
-            {"version":1,"name":"image","variant":"minimal","suite":"none","kernel":"kernel","initrd":"initrd",
-            "disk":"disk.raw","commandLine":"","kernelRelease":"0","created":"2026-01-01T00:00:00Z","diskSize":1048576}
-            """
-        try Data(manifest.utf8).write(to: URL(fileURLWithPath: image + "/image.json"))
+        let image = try home.image(TinyGuest.watchful)
         let roost = try #require(TerminalSession.roost)
         let words =
             prefix + [

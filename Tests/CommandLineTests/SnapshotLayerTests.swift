@@ -6,16 +6,7 @@ import Testing
 struct SnapshotLayerTests {
     /// A machine with a disk of its own, running.
     private func machine(_ home: MachineHome) throws {
-        let image = home.folder + "/image"
-        try FileManager.default.createDirectory(atPath: image, withIntermediateDirectories: true)
-        _ = try home.kernel(TinyGuest.say("up") + KeptMachineTests.obedient, "image/kernel")
-        try Data([1]).write(to: URL(fileURLWithPath: image + "/initrd"))
-        try Data(count: 1 << 20).write(to: URL(fileURLWithPath: image + "/disk.raw"))
-        let manifest = """
-            {"version":1,"name":"image","variant":"minimal","suite":"none","kernel":"kernel","initrd":"initrd",
-            "disk":"disk.raw","commandLine":"","kernelRelease":"0","created":"2026-01-01T00:00:00Z","diskSize":1048576}
-            """
-        try Data(manifest.utf8).write(to: URL(fileURLWithPath: image + "/image.json"))
+        let image = try home.image(TinyGuest.say("up") + KeptMachineTests.obedient)
         try home.succeed(
             "run", "-d", "--name", "m", "--net", "none", "--memory", "16M", "--engine", "translator", image)
     }

@@ -1,13 +1,11 @@
 // Ports opened and closed while a network runs, as the host's own sockets see them; and passt.
 import Glibc
+import MachineTesting
 import Network
 import Testing
 
 private let noHeader = [UInt8](repeating: 0, count: 12)
 private let guestMAC: [UInt8] = [0x52, 0x54, 0, 0x12, 0x34, 0x56]
-
-/// A port that nothing listens on.
-private func freePort(_ salt: Int) -> UInt16 { UInt16(20000 + (Int(getpid()) + salt * 997) % 20000) }
 
 /// Whether a connection to a port of the loopback address is accepted.
 private func connects(_ port: UInt16) -> Bool {
@@ -32,7 +30,7 @@ private func arpRequest(_ target: [UInt8]) -> [UInt8] {
 @Suite struct ForwardTests {
     @Test func `ports are opened and closed while packets move`() async throws {
         let network = try UserNetwork()
-        let forward = PortForward(.tcp, hostPort: freePort(1), guestPort: 22)
+        let forward = PortForward(.tcp, hostPort: try freeLoopbackPort(), guestPort: 22)
         try network.start(deliver: { _ in }, resume: {})
         #expect(!connects(forward.hostPort))
         try network.add(forward)
@@ -50,7 +48,7 @@ private func arpRequest(_ target: [UInt8]) -> [UInt8] {
 
     @Test func `ports are opened and closed before a network runs`() throws {
         let network = try UserNetwork()
-        let forward = PortForward(.tcp, hostPort: freePort(2), guestPort: 22)
+        let forward = PortForward(.tcp, hostPort: try freeLoopbackPort(), guestPort: 22)
         try network.add(forward)
         #expect(connects(forward.hostPort))
         try network.remove(forward)
@@ -77,7 +75,7 @@ private func arpRequest(_ target: [UInt8]) -> [UInt8] {
 @Suite(.enabled("needs passt") { access("/usr/bin/passt", X_OK) == 0 })
 struct PasstTests {
     @Test func `passt answers the guest, opens ports, and ends with its network`() async throws {
-        let forward = PortForward(.tcp, hostPort: freePort(3), guestPort: 22)
+        let forward = PortForward(.tcp, hostPort: try freeLoopbackPort(), guestPort: 22)
         let network = try PasstNetwork(forwards: [forward])
         let frames = Frames()
         try network.start(deliver: { frames.add($0) }, resume: {})

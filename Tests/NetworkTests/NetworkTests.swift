@@ -1,4 +1,5 @@
 import Glibc
+import MachineTesting
 import Network
 import Synchronization
 import Testing
@@ -75,19 +76,14 @@ private func discover() -> [UInt8] {
 
     @Test(arguments: [PortForward.Transport.tcp, .udp])
     func `a port that is taken is told`(transport: PortForward.Transport) throws {
-        var network: UserNetwork?
-        var port = UInt16(20000 + Int(getpid()) % 20000)
-        while network == nil {
-            port += 1
-            network = try? UserNetwork(forwards: [PortForward(transport, hostPort: port, guestPort: 22)])
-        }
-        let error = #expect(throws: NetworkError.self) {
+        let port = try freeLoopbackPort()
+        func network() throws -> UserNetwork {
             try UserNetwork(forwards: [PortForward(transport, hostPort: port, guestPort: 22)])
         }
+        let error = withExtendedLifetime(try network()) { #expect(throws: NetworkError.self) { try network() } }
         #expect(error?.code == .portInUse)
         #expect(error?.description.hasSuffix("port \(port) is already in use") == true)
-        network = nil
-        _ = try UserNetwork(forwards: [PortForward(transport, hostPort: port, guestPort: 22)])
+        _ = try network()
     }
 
     @Test func `forwards are read and misspellings refused`() throws {
