@@ -18,7 +18,7 @@ SOURCES := Sources Tests Package.swift
 # What the guests of `make bench` and `make stress` have there.
 LOAD_PROGRAMS := gcc,libc6-dev,make,fio,iperf3,stress-ng
 
-.PHONY: help all setup setup-bench kernels build install run test test-kvm bench bench-kvm load-image repeat litmus stress docs \
+.PHONY: help all setup setup-run setup-bench kernels build install run test test-kvm bench bench-kvm load-image repeat litmus stress docs \
     format lint fuzz clean
 
 help: ## Lists the targets.
@@ -27,8 +27,11 @@ help: ## Lists the targets.
 
 all: build ## Same as build.
 
-setup: ## Installs what building, testing and image making need (idempotent; says what it installs).
+setup: ## Installs what building, image making and testing need (idempotent; says what it installs).
 	@scripts/setup
+
+setup-run: ## Installs what building and image making need.
+	@scripts/setup run
 
 kernels: ## Fetches the Debian kernels that boot tests start, into ~/.cache/roost (idempotent).
 	@scripts/fetch-kernels
@@ -40,7 +43,7 @@ build: ## Builds .build/release/roost, optimized.
 install: build ## Installs roost, its manual pages and completions below PREFIX (/usr/local); DESTDIR is put before.
 	@scripts/install "$(ROOST)" "$(DESTDIR)$(PREFIX)"
 
-run: setup build ## From nothing to a login shell in a Debian guest.
+run: setup-run build ## From nothing to a login shell in a Debian guest.
 	@$(ROOST) image build debian --if-missing
 	@$(ROOST) run debian
 
