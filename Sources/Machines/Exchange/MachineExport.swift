@@ -62,7 +62,7 @@ extension StoredMachine {
         let scratch = path + ".\(DetachedProcess.ownNumber).exporting"
         try FileManager.default.createDirectory(atPath: scratch, withIntermediateDirectories: true)
         defer { try? FileManager.default.removeItem(atPath: scratch) }
-        var package = try ExportPackage(manifest, in: folder, scratch, format, progress)
+        var package = try ExportPackage(manifest, of: self, scratch, format, progress)
         if let snapshot { try package.add(snapshot, scratch, progress) }
         let archive = scratch + "/archive"
         try package.write(to: archive, name: name, format, progress)
@@ -79,11 +79,11 @@ private struct ExportPackage {
     private var sizes: [UInt64] = []
 
     init(
-        _ manifest: MachineManifest, in folder: String, _ scratch: String, _ format: ExportFormat,
+        _ manifest: MachineManifest, of stored: StoredMachine, _ scratch: String, _ format: ExportFormat,
         _ progress: ProgressReport
     ) throws {
         self.manifest = manifest
-        let machine = manifest.machine.resolved(in: folder)
+        let machine = manifest.machine.resolved(in: stored.folder)
         self.manifest.machine.boot.kernel = "kernel"
         files.append(("kernel", machine.boot.kernel))
         if let initrd = machine.boot.initrd {
@@ -97,7 +97,7 @@ private struct ExportPackage {
             var options = disk.options
             options.isReadOnly = true
             options.isTemporary = false
-            let image = try Disk.open(disk.path, options)
+            let image = try stored.holdingLayers(exclusively: false) { try Disk.open(disk.path, options) }
             let name = "disk\(index)." + (format == .ova ? "vmdk" : "qcow2")
             let target: DiskConverter.Target = format == .ova ? .vmdk : .qcow2(Qcow2Options(), isCompressed: true)
             try DiskConverter.convert(image, to: scratch + "/" + name, target) {

@@ -86,8 +86,10 @@ extension MachineStore {
             var manifest = MachineManifest(image: try machine.manifest().image, machine: record.machine)
             manifest.snapshot = name
             let copy = StoredMachine(folder: folder)
-            for file in PrivateFolder.names(in: machine.folder) where Self.isShared(file) {
-                try Self.share(machine.folder + "/" + file, as: folder + "/" + file)
+            try machine.holdingLayers(exclusively: false) {
+                for file in PrivateFolder.names(in: machine.folder) where Self.isShared(file) {
+                    try Self.share(machine.folder + "/" + file, as: folder + "/" + file)
+                }
             }
             try PrivateFolder.make(copy.snapshotsFolder)
             try PrivateFolder.make(copy.snapshotFolder(name))
@@ -111,9 +113,10 @@ extension MachineStore {
         if try !DurableFile.link(path, as: other) { try FileManager.default.copyItem(atPath: path, toPath: other) }
     }
 
-    /// Shares all files of a folder.
+    /// Shares all files of a folder, but those that somebody is at writing.
     private static func share(_ folder: String, _ other: String) throws {
-        for name in try FileManager.default.contentsOfDirectory(atPath: folder) {
+        for name in try FileManager.default.contentsOfDirectory(atPath: folder)
+        where !DurableFile.isHalfWritten(name) {
             let (from, to) = (folder + "/" + name, other + "/" + name)
             let kind = try FileManager.default.attributesOfItem(atPath: from)[.type] as? FileAttributeType
             if kind == .typeDirectory {

@@ -111,11 +111,23 @@ extension StoredMachine {
         where name.hasPrefix(".taking-") || name.hasPrefix(".deleted-") {
             try? FileManager.default.removeItem(atPath: snapshotsFolder + "/" + name)
         }
-        guard let needed = try? neededLayers() else { return }
-        for name in (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
-        where name.hasPrefix("layer-") && !needed.contains(name) || name.hasPrefix(".merging-") {
-            try? FileManager.default.removeItem(atPath: folder + "/" + name)
+        try? holdingLayers(exclusively: true) {
+            let needed = try neededLayers()
+            for name in try FileManager.default.contentsOfDirectory(atPath: folder)
+            where name.hasPrefix("layer-") && !needed.contains(name) || name.hasPrefix(".merging-") {
+                try? FileManager.default.removeItem(atPath: folder + "/" + name)
+            }
         }
+    }
+
+    /// Runs something with the layers held, for moments only: none is removed meanwhile, or, exclusively, nobody opens or
+    /// shares one meanwhile. The machine's own lock doesn't keep others from reading snapshots.
+    func holdingLayers<Result>(exclusively: Bool, _ body: () throws -> Result) throws -> Result {
+        let lock = try explaining { () throws(HostError) in try DurableFile.openLock(folder + "/layers.lock") }
+        while try !explaining({ () throws(HostError) in try lock.lock(exclusive: exclusively) }) {
+            HostClock.sleep(nanoseconds: 1_000_000)
+        }
+        return try body()
     }
 
     /// The layers that disks and snapshots stand on.

@@ -4,7 +4,7 @@
 //   run.json        its latest run                   console.log    what the console showed, .1 what was before
 //   events.log      JSON lines                       monitor.log    what its process said
 //   disk.qcow2      its disk, over base.raw          base.raw kernel initrd    the image's, further names of its files
-//   cidata.iso      for cloud-init
+//   cidata.iso      for cloud-init                   layers.lock    locked by those who open or remove layers
 internal import Foundation
 internal import HostOS
 public import Machine
