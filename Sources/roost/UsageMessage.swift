@@ -14,7 +14,8 @@ enum UsageMessage {
             return "there is no command '\(command.word)'."
                 + (hint ?? " There are: \(command.known.joined(separator: ", ")).")
         }
-        guard message.contains("is invalid for"), !message.contains("Please provide"),
+        // Some values tell themselves what is wrong with them.
+        guard message.contains("is invalid for"), !message.contains("Please provide"), !message.contains("': "),
             let help = help(in: Roost.fullMessage(for: error))
         else { return message }
         return "\(message). \(help)"

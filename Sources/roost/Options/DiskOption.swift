@@ -6,61 +6,33 @@ internal import Storage
 /// FILE[,readonly][,snapshot][,internal=NAME][,bus=virtio|scsi][,cache=MODE][,on-error=report|pause]
 /// [,aio=threads|io_uring][,queues=NUMBER][,format=FORMAT][,iops=NUMBER][,bps=SIZE].
 ///
-/// What follows the file is taken from the end as far as it makes sense, so that a file's name may have commas.
-struct DiskOption: ExpressibleByArgument {
+/// What follows the file is taken from the end as far as it has these names, so that a file's name may have commas.
+struct DiskOption {
+    private static let names: Set = [
+        "readonly", "ro", "snapshot", "internal", "bus", "cache", "on-error", "aio", "queues", "format", "iops", "bps",
+    ]
     var value: DiskConfiguration
 
-    init?(argument: String) {
-        var path = argument[...]
+    /// Reads an argument; throws what is wrong with it.
+    init(parsing argument: String) throws {
+        var words = OptionWords(argument, onlyNamed: Self.names)
+        guard !words.first.isEmpty else { throw ValidationError("no file") }
         var options = DiskOptions()
-        var bus = DiskBus.virtio
-        var errorPolicy = DiskErrorPolicy.report
-        var transfers: DiskTransfers?
-        var queues: Int?
-        var limits = DiskLimits()
-        while let comma = path.lastIndex(of: ",") {
-            let word = path[path.index(after: comma)...]
-            if word == "readonly" || word == "ro" {
-                options.isReadOnly = true
-            } else if word == "snapshot" {
-                options.isTemporary = true
-            } else if word.hasPrefix("internal=") {
-                options.snapshot = String(word.dropFirst(9))
-                options.isReadOnly = true
-            } else if word.hasPrefix("bus=") {
-                guard let named = DiskBus(rawValue: String(word.dropFirst(4))) else { return nil }
-                bus = named
-            } else if word.hasPrefix("cache=") {
-                guard let mode = CacheMode(rawValue: String(word.dropFirst(6))) else { return nil }
-                options.cache = mode
-            } else if word.hasPrefix("on-error=") {
-                guard let policy = DiskErrorPolicy(rawValue: String(word.dropFirst(9))) else { return nil }
-                errorPolicy = policy
-            } else if word.hasPrefix("aio=") {
-                guard let kind = DiskTransfers(rawValue: String(word.dropFirst(4))) else { return nil }
-                transfers = kind
-            } else if word.hasPrefix("queues=") {
-                guard let count = Int(word.dropFirst(7)), 1...32 ~= count else { return nil }
-                queues = count
-            } else if word.hasPrefix("format=") {
-                guard let format = DiskFormat(name: String(word.dropFirst(7))) else { return nil }
-                options.format = format
-            } else if word.hasPrefix("iops=") {
-                guard let number = UInt64(word.dropFirst(5)), number > 0 else { return nil }
-                limits.operations = number
-            } else if word.hasPrefix("bps=") {
-                guard let size = MemorySize(argument: String(word.dropFirst(4))), size.bytes > 0 else { return nil }
-                limits.bytes = size.bytes
-            } else {
-                break
-            }
-            path = path[..<comma]
-        }
-        if path.isEmpty { return nil }
-        value = DiskConfiguration(path: String(path), options: options, bus: bus)
-        value.errorPolicy = errorPolicy
-        value.transfers = transfers
-        value.queues = queues
-        value.limits = limits
+        let (isReadOnly, isReadOnlyInShort) = (try words.flag("readonly"), try words.flag("ro"))
+        options.snapshot = try words.value("internal")
+        options.isReadOnly = isReadOnly || isReadOnlyInShort || options.snapshot != nil
+        options.isTemporary = try words.flag("snapshot")
+        options.cache = try words.choice("cache", CacheMode.self) ?? options.cache
+        let formats = "there are \(OptionWords.list(DiskFormat.allCases.map(\.rawValue)))"
+        options.format = try words.value("format", formats) { DiskFormat(name: $0) }
+        value = DiskConfiguration(
+            path: words.first, options: options, bus: try words.choice("bus", DiskBus.self) ?? .virtio)
+        value.errorPolicy = try words.choice("on-error", DiskErrorPolicy.self) ?? .report
+        value.transfers = try words.choice("aio", DiskTransfers.self)
+        value.queues = try words.number("queues", 1...32).map { Int($0) }
+        value.limits = DiskLimits()
+        value.limits.operations = try words.number("iops", 1...UInt64.max) ?? 0
+        value.limits.bytes = try words.size("bps") ?? 0
+        try words.finish()
     }
 }

@@ -24,13 +24,18 @@ struct MachineOptions: ParsableArguments {
     @Option(help: "The processor's model (default: what the host has, without AVX-512).")
     var cpu: String?
 
-    @Option(help: "Number of processors: N[,max=M]; up to M can be added while the machine runs ('roost set').")
+    @Option(
+        help: """
+            Number of processors: N[,max=M]; up to M can be added while the machine runs ('roost set'). (default: 1)
+            """,
+        transform: ProcessorsOption.init(parsing:))
     var cpus: ProcessorsOption = ProcessorsOption(count: 1)
 
     @Option(
         help: """
-            Memory as SIZE[,max=SIZE]: bytes, or a number with K, M or G; up to max while the machine runs ('roost set').
-            """)
+            Memory as SIZE[,max=SIZE]: bytes, or a number with K, M or G; up to max while the machine runs ('roost set'). \
+            (default: 512M)
+            """, transform: MemoryOption.init(parsing:))
     var memory: MemoryOption = MemoryOption(bytes: 512 << 20)
 
     @Option(
@@ -51,7 +56,7 @@ struct MachineOptions: ParsableArguments {
             A disk image or NBD URI as FILE[,readonly][,snapshot][,bus=virtio|scsi]\
             [,cache=writeback|writethrough|none|unsafe][,on-error=report|pause][,aio=threads|io_uring][,queues=NUMBER][,format=FORMAT]\
             [,iops=NUMBER][,bps=SIZE]; repeatable.
-            """)
+            """, transform: DiskOption.init(parsing:))
     var disk: [DiskOption] = []
 
     @Option(help: "A CD-ROM drive with an image in it, or 'empty'; repeatable.")
@@ -63,18 +68,19 @@ struct MachineOptions: ParsableArguments {
             tap[,ifname=NAME][,bridge=NAME][,queues=N], switch=NAME (between machines of this host) or \
             vhost-user=SOCKET[,server] (a switch that speaks it; server waits for it to connect); each also takes \
             ,mac=ADDRESS ,pcap=FILE (a capture) ,rate=BITS (a second) ,burst=BYTES. none: no card. Repeatable. (default: user)
-            """)
+            """, transform: NetworkOption.init(parsing:))
     var net: [NetworkOption] = []
 
     @Option(
         help: ArgumentHelp(
             "A folder of the host's that the guest mounts: PATH[,tag=NAME][,readonly]; repeatable.",
-            valueName: "folder"))
+            valueName: "folder"), transform: ShareOption.init(parsing:))
     var share: [ShareOption] = []
 
     @Option(
         help: ArgumentHelp(
-            "Sockets to the guest (AF_VSOCK) through Unix sockets: PATH[,cid=N].", valueName: "path"))
+            "Sockets to the guest (AF_VSOCK) through Unix sockets: PATH[,cid=N].", valueName: "path"),
+        transform: VsockOption.init(parsing:))
     var vsock: VsockOption?
 
     @Option(help: "User data for cloud-init in the guest, on a disk of its own (NoCloud).", completion: .file())

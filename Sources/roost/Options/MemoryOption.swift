@@ -3,21 +3,22 @@ internal import ArgumentParser
 internal import Machine
 
 /// Sizes of memory: SIZE[,max=SIZE].
-struct MemoryOption: ExpressibleByArgument {
+struct MemoryOption {
     var bytes: UInt64
     var maximum: UInt64?
 
     init(bytes: UInt64) { self.bytes = bytes }
 
-    init?(argument: String) {
-        let parts = argument.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
-        guard let size = parts.first.flatMap(MemorySize.init), parts.count <= 2 else { return nil }
+    /// Reads an argument; throws what is wrong with it.
+    init(parsing argument: String) throws {
+        var words = OptionWords(argument)
+        guard let size = MemorySize(argument: words.first) else {
+            throw ValidationError("\(words.first) is no size; one is 512M or 2G")
+        }
         bytes = size.bytes
-        guard parts.count == 2 else { return }
-        guard parts[1].hasPrefix("max="), let most = MemorySize(argument: String(parts[1].dropFirst(4))),
-            most.bytes >= bytes
-        else { return nil }
-        maximum = most.bytes
+        maximum = try words.size("max")
+        try words.finish()
+        if let maximum, maximum < bytes { throw ValidationError("max is less than what there is at first") }
     }
 
     /// Puts it into a configuration.
@@ -26,6 +27,4 @@ struct MemoryOption: ExpressibleByArgument {
         machine.wantedMemory = nil
         if let maximum { machine.maximumMemory = maximum }
     }
-
-    var defaultValueDescription: String { "\(bytes >> 20)M" }
 }

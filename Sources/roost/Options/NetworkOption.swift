@@ -1,83 +1,55 @@
 // What `--net` takes.
-import ArgumentParser
-import Machine
+internal import ArgumentParser
+internal import Machine
 
 /// A network card, or none: KIND[,NAME=VALUE]….
-struct NetworkOption: ExpressibleByArgument {
+struct NetworkOption {
     /// Nil is none.
     var value: NetworkConfiguration?
 
-    init?(argument: String) {
+    /// Reads an argument; throws what is wrong with it.
+    init(parsing argument: String) throws {
         if argument == "none" { return }
-        let parts = argument.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
-        var words: [(name: String, value: String)] = []
-        for part in parts.dropFirst() {
-            if part == "server" {
-                words.append((part, ""))
-                continue
-            }
-            guard let equal = part.firstIndex(of: "="), equal != part.startIndex else { return nil }
-            let value = String(part[part.index(after: equal)...])
-            guard !value.isEmpty else { return nil }
-            words.append((String(part[..<equal]), value))
+        var words = OptionWords(argument)
+        var card = NetworkConfiguration(try Self.kind(&words))
+        let address = "an address such as 52:54:00:12:34:56, not one of a group"
+        card.macAddress = try words.value("mac", address, NetworkConfiguration.macAddress) ?? card.macAddress
+        card.capture = try words.value("pcap")
+        let rate = try words.value("rate", "bits a second, such as 10M") { text in
+            BitRate(argument: text).flatMap { $0.bits > 0 ? $0.bits : nil }
         }
-        guard let kind = Self.kind(parts.first ?? "", &words) else { return nil }
-        var card = NetworkConfiguration(kind)
-        guard Self.apply(words, to: &card) else { return nil }
+        let burst = try words.size("burst")
+        try words.finish()
+        if let rate {
+            card.limit = burst.map { NetworkLimit(rate: rate, burst: $0) } ?? NetworkLimit(rate: rate)
+        } else if burst != nil {
+            throw ValidationError("burst belongs to a rate")
+        }
         value = card
     }
 
-    /// The kind, and takes its own words out.
-    private static func kind(_ text: String, _ words: inout [(name: String, value: String)]) -> NetworkKind? {
-        switch text {
+    /// The kind, with its own words.
+    private static func kind(_ words: inout OptionWords) throws -> NetworkKind {
+        let name = words.first
+        switch name {
         case "user", "passt":
-            var forwards: [ForwardConfiguration] = []
-            for word in words where word.name == "forward" {
-                guard let forward = ForwardConfiguration(word.value) else { return nil }
-                forwards.append(forward)
+            let forwards = try words.all("forward").map { text in
+                guard let forward = ForwardConfiguration(text) else {
+                    throw ValidationError("forward=\(text): tcp:HOSTPORT:GUESTPORT or udp:HOSTPORT:GUESTPORT")
+                }
+                return forward
             }
-            words.removeAll { $0.name == "forward" }
-            return text == "user" ? .user(forwards: forwards) : .passt(forwards: forwards)
+            return name == "user" ? .user(forwards: forwards) : .passt(forwards: forwards)
         case "tap":
-            let own = ["ifname", "bridge", "queues"]
-            let named = words.filter { own.contains($0.name) }
-            guard Set(named.map(\.name)).count == named.count else { return nil }
-            words.removeAll { own.contains($0.name) }
-            func value(_ name: String) -> String? { named.first { $0.name == name }?.value }
-            guard let queues = Int(value("queues") ?? "1"), 1...NetworkKind.mostQueues ~= queues else { return nil }
-            return .tap(interface: value("ifname"), bridge: value("bridge"), queues: queues)
-        case _ where text.hasPrefix("switch=") && text.count > 7: return .virtualSwitch(name: String(text.dropFirst(7)))
-        case _ where text.hasPrefix("vhost-user=") && text.count > 11:
-            let listens = words.filter { $0 == ("server", "") }.count
-            guard listens <= 1 else { return nil }
-            words.removeAll { $0 == ("server", "") }
-            return .vhostUser(path: String(text.dropFirst(11)), listens: listens == 1)
-        default: return nil
+            let queues = try words.number("queues", 1...UInt64(NetworkKind.mostQueues)) ?? 1
+            return .tap(
+                interface: try words.value("ifname"), bridge: try words.value("bridge"), queues: Int(queues))
+        case _ where name.hasPrefix("switch=") && name.count > 7: return .virtualSwitch(name: String(name.dropFirst(7)))
+        case _ where name.hasPrefix("vhost-user=") && name.count > 11:
+            return .vhostUser(path: String(name.dropFirst(11)), listens: try words.flag("server"))
+        default:
+            throw ValidationError(
+                "there are user, passt, tap, switch=NAME, vhost-user=SOCKET and none; a bridge is tap,bridge=NAME")
         }
-    }
-
-    /// What any kind takes, each word once.
-    private static func apply(_ words: [(name: String, value: String)], to card: inout NetworkConfiguration) -> Bool {
-        guard Set(words.map(\.name)).count == words.count else { return false }
-        var burst: UInt64?
-        for (name, value) in words {
-            switch name {
-            case "mac":
-                guard let address = NetworkConfiguration.macAddress(value) else { return false }
-                card.macAddress = address
-            case "pcap": card.capture = value
-            case "rate":
-                guard let rate = BitRate(argument: value), rate.bits > 0 else { return false }
-                card.limit = NetworkLimit(rate: rate.bits)
-            case "burst":
-                guard let size = MemorySize(argument: value), size.bytes > 0 else { return false }
-                burst = size.bytes
-            default: return false
-            }
-        }
-        guard let burst else { return true }
-        guard let limit = card.limit else { return false }
-        card.limit = NetworkLimit(rate: limit.rate, burst: burst)
-        return true
     }
 }

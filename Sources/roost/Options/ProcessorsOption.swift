@@ -3,19 +3,19 @@ internal import ArgumentParser
 internal import Machine
 
 /// Numbers of processors: N[,max=M].
-struct ProcessorsOption: ExpressibleByArgument {
+struct ProcessorsOption {
     var count: Int
     var maximum: Int?
 
     init(count: Int) { self.count = count }
 
-    init?(argument: String) {
-        let parts = argument.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
-        guard let count = parts.first.flatMap({ Int($0) }), parts.count <= 2 else { return nil }
+    /// Reads an argument; throws what is wrong with it.
+    init(parsing argument: String) throws {
+        var words = OptionWords(argument)
+        guard let count = Int(words.first), 1...64 ~= count else { throw ValidationError("there can be 1 to 64") }
         self.count = count
-        guard parts.count == 2 else { return }
-        guard parts[1].hasPrefix("max="), let maximum = Int(parts[1].dropFirst(4)), maximum >= count else { return nil }
-        self.maximum = maximum
+        maximum = try words.number("max", UInt64(count)...64).map { Int($0) }
+        try words.finish()
     }
 
     /// Puts it into a configuration.
@@ -23,6 +23,4 @@ struct ProcessorsOption: ExpressibleByArgument {
         machine.processors = count
         if let maximum { machine.maximumProcessors = maximum }
     }
-
-    var defaultValueDescription: String { "\(count)" }
 }

@@ -1,23 +1,18 @@
 // What `--share` takes.
-import ArgumentParser
-import Machine
+internal import ArgumentParser
+internal import Machine
 
 /// A folder of the host's: PATH[,tag=NAME][,readonly].
-struct ShareOption: ExpressibleByArgument {
+struct ShareOption {
     var value: FolderConfiguration
 
-    init?(argument: String) {
-        let parts = argument.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
-        guard let path = parts.first, !path.isEmpty else { return nil }
-        value = FolderConfiguration(path: path)
-        for part in parts.dropFirst() {
-            if part == "readonly", !value.isReadOnly {
-                value.isReadOnly = true
-            } else if part.hasPrefix("tag="), 5...40 ~= part.utf8.count {
-                value.tag = String(part.dropFirst(4))
-            } else {
-                return nil
-            }
-        }
+    /// Reads an argument; throws what is wrong with it.
+    init(parsing argument: String) throws {
+        var words = OptionWords(argument)
+        guard !words.first.isEmpty else { throw ValidationError("no folder") }
+        value = FolderConfiguration(path: words.first)
+        value.isReadOnly = try words.flag("readonly")
+        value.tag = try words.value("tag", "at most 36 bytes") { $0.utf8.count <= 36 ? $0 : nil } ?? value.tag
+        try words.finish()
     }
 }

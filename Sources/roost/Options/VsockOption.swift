@@ -1,19 +1,17 @@
 // What `--vsock` takes.
-import ArgumentParser
-import Machine
+internal import ArgumentParser
+internal import Machine
 
 /// Sockets between guest and host: PATH[,cid=N].
-struct VsockOption: ExpressibleByArgument {
+struct VsockOption {
     var value: VsockConfiguration
 
-    init?(argument: String) {
-        let parts = argument.split(separator: ",", omittingEmptySubsequences: false).map(String.init)
-        guard let path = parts.first, !path.isEmpty, parts.count <= 2 else { return nil }
-        value = VsockConfiguration(path: path)
-        guard parts.count == 2 else { return }
-        guard parts[1].hasPrefix("cid="), let cid = UInt32(parts[1].dropFirst(4)), 3..<UInt32.max ~= cid else {
-            return nil
-        }
-        value.cid = cid
+    /// Reads an argument; throws what is wrong with it.
+    init(parsing argument: String) throws {
+        var words = OptionWords(argument)
+        guard !words.first.isEmpty else { throw ValidationError("no path") }
+        value = VsockConfiguration(path: words.first)
+        if let cid = try words.number("cid", 3...UInt64(UInt32.max - 1)) { value.cid = UInt32(cid) }
+        try words.finish()
     }
 }

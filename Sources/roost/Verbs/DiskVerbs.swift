@@ -11,7 +11,9 @@ struct AttachCommand: ParsableCommand {
 
     @OptionGroup var machine: MachineArgument
 
-    @Argument(help: "Disk images, with the same options as those of 'roost run --disk' after a comma.")
+    @Argument(
+        help: "Disk images, with the same options as those of 'roost run --disk' after a comma.",
+        transform: DiskOption.init(parsing:))
     var disks: [DiskOption]
 
     func run() throws {

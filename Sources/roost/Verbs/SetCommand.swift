@@ -14,10 +14,14 @@ struct SetCommand: ParsableCommand {
 
     @OptionGroup var machine: MachineArgument
 
-    @Option(help: "Number of processors: N[,max=M]; N at once if it runs, up to the M that it was started with.")
+    @Option(
+        help: "Number of processors: N[,max=M]; N at once if it runs, up to the M that it was started with.",
+        transform: ProcessorsOption.init(parsing:))
     var cpus: ProcessorsOption?
 
-    @Option(help: "Memory: SIZE[,max=SIZE]; SIZE at once if it runs, from what it was started with to the max.")
+    @Option(
+        help: "Memory: SIZE[,max=SIZE]; SIZE at once if it runs, from what it was started with to the max.",
+        transform: MemoryOption.init(parsing:))
     var memory: MemoryOption?
 
     @Option(help: "Memory that the guest is asked to give back; at once if it runs.")
@@ -29,9 +33,6 @@ struct SetCommand: ParsableCommand {
     @OptionGroup var limits: LimitOptions
 
     func validate() throws {
-        if let cpus, !(1...64 ~= cpus.count && 1...64 ~= cpus.maximum ?? 1) {
-            throw ValidationError("there can be 1 to 64 processors")
-        }
         if let memory, memory.bytes < 1 << 20 || memory.bytes % 4096 != 0 {
             throw ValidationError("memory is at least 1M, and a multiple of 4K")
         }
