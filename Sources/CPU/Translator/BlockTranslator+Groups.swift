@@ -23,6 +23,8 @@ struct AccessGroups {
     static let slots = 4
     /// No group reaches further.
     static let longest: Int32 = 512
+    /// Nor from its register's value at the block's start: distances are in 32 bits without overflow.
+    static let farthest = 1 << 20
 
     var groups: [AccessGroup] = []
     /// Group of each instruction's memory operand, and of its implied access to the stack; -1 none.
@@ -32,7 +34,9 @@ struct AccessGroups {
     var moved: [33 of Int32] = .init(repeating: 0)
 
     /// Takes an access into a group that it fits, or begins one.
-    mutating func add(_ n: Int, base: UInt8, distance: Int32, size: Int32, writes: Bool, open: inout [Int]) -> Int8 {
+    mutating func add(_ n: Int, base: UInt8, distance: Int, size: Int32, writes: Bool, open: inout [Int]) -> Int8 {
+        guard abs(distance) < Self.farthest else { return -1 }
+        let distance = Int32(distance)
         for (k, g) in open.enumerated() where groups[g].base == base {
             let start = min(groups[g].start, distance)
             let end = max(groups[g].end, distance &+ size)
@@ -59,27 +63,28 @@ extension BlockTranslator {
         if !size64 { return }
         var found = AccessGroups()
         var open: [Int] = []
-        var moved: Int32 = 0
+        var moved = 0
         for n in 0..<count {
             let p = (first + n).pointee
-            found.moved[n] = moved
+            let isNear = abs(moved) < AccessGroups.farthest
+            found.moved[n] = isNear ? Int32(moved) : 0
             guard emits(n) else {
                 open.removeAll(keepingCapacity: true)
                 continue
             }
-            if let access = operandAccess(first + n) {
-                let distance = p.displacement &+ (p.base == 4 ? moved : 0)
+            if let access = operandAccess(first + n), isNear || p.base != 4 {
+                let distance = Int(p.displacement) + (p.base == 4 ? moved : 0)
                 found.operand[n] = found.add(
                     n, base: p.base, distance: distance, size: access.size, writes: access.writes, open: &open)
             }
             if let change = stackChange(p) {
                 // A push from memory that misses there is the interpreter's as a whole: the way to the stack isn't looked up.
-                if change.access && !(p.operation == .push && p.isMemory) {
-                    let distance = change.by < 0 ? moved &+ change.by : moved
+                if change.access && isNear && !(p.operation == .push && p.isMemory) {
+                    let distance = change.by < 0 ? moved + change.by : moved
                     found.stack[n] = found.add(
                         n, base: 4, distance: distance, size: Int32(p.operandSize), writes: change.by < 0, open: &open)
                 }
-                moved &+= change.by
+                moved += change.by
             }
             let written = registersWritten(p)
             if written != 0 { open.removeAll { written >> UInt32(found.groups[$0].base) & 1 != 0 } }
@@ -122,19 +127,19 @@ extension BlockTranslator {
     }
 
     /// How RSP is changed by a known amount, and whether memory is accessed by that.
-    private func stackChange(_ p: Instruction) -> (by: Int32, access: Bool)? {
+    private func stackChange(_ p: Instruction) -> (by: Int, access: Bool)? {
         switch p.operation {
-        case .push: return (-Int32(p.operandSize), true)
-        case .pop: return (Int32(p.operandSize), true)
+        case .push: return (-Int(p.operandSize), true)
+        case .pop: return (Int(p.operandSize), true)
         case .call: return (-8, true)
         case .ret: return (8, true)
         case .callIndirect: return (-8, true)
         case .add where p.rm == 4 && p.form == .rmImmediate && p.operandSize == 8:
-            return (Int32(truncatingIfNeeded: p.immediate), false)
+            return (Int(Int32(truncatingIfNeeded: p.immediate)), false)
         case .sub where p.rm == 4 && p.form == .rmImmediate && p.operandSize == 8:
-            return (0 &- Int32(truncatingIfNeeded: p.immediate), false)
+            return (-Int(Int32(truncatingIfNeeded: p.immediate)), false)
         case .lea where p.reg == 4 && p.base == 4 && p.index >= 16 && p.operandSize == 8 && p.addressSize == 8:
-            return (p.displacement, false)
+            return (Int(p.displacement), false)
         default: return nil
         }
     }

@@ -57,7 +57,8 @@ extension BlockTranslator {
         if i.pointee.isMemory {
             probeOperand(n, size: memorySize(i, row), write: row.attributes.contains(.memoryWrite))
             if kind == .loadControl { checkControl(n) }
-            code.memory(i.pointee.opcode, reg: reg, .base(scratch0, 0))
+            let operand = kind == .loadControl ? StateOffset.entry : .base(scratch0, 0)
+            code.memory(i.pointee.opcode, reg: reg, operand)
         } else {
             writesFlags(n, use)
             code.registers(i.pointee.opcode, reg: reg, rm: row.fixedModRM != 0 ? row.fixedModRM & 7 : i.pointee.rm & 7)
@@ -67,10 +68,12 @@ extension BlockTranslator {
         if kind == .initialize { clearPointers() }
     }
 
-    /// A control word that unmasks an exception is the interpreter's.
+    /// A control word that unmasks an exception is the interpreter's. Others may write to it meanwhile: what is checked is
+    /// kept in `entry`, to be loaded from there.
     private mutating func checkControl(_ n: Int) {
         losesFlags(before: n)
         code.memory(0xB7, map: 1, reg: scratch1, .base(scratch0, 0))
+        code.store(StateOffset.entry, scratch1)
         code.registers(0xF7, reg: 2, rm: scratch1)
         code.registers(0xF6, rex: true, reg: 0, rm: scratch1)
         code.byte(0x3F)

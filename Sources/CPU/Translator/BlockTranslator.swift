@@ -280,7 +280,10 @@ struct BlockTranslator {
             code.constant(register, absolute &+ UInt64(bitPattern: Int64(place - pageOffset)))
         } else {
             code.load(register, StateOffset.codePage)
-            code.lea(register, .base(register, Int32(truncatingIfNeeded: place)), narrow: !size64)
+            let near = size64 ? Int32(clamping: place) : Int32(truncatingIfNeeded: place)
+            code.lea(register, .base(register, near), narrow: !size64)
+            // A branch by up to 2 GiB from the end of a page goes further than one displacement does.
+            if size64 && Int(near) != place { code.lea(register, .base(register, Int32(place - Int(near)))) }
             if codeSize == 2 && (place < 0 || place >= 4096) {
                 code.registers(0xB7, map: 1, reg: register, rm: register)
             }

@@ -2,12 +2,23 @@
 internal import CHost
 
 extension VCPU {
-    /// Whether something asks for the dispatcher before the next instruction.
+    /// Whether something asks for the dispatcher before the next instruction: TF and RF among them.
     @inline(__always)
     fileprivate var wantsDispatcher: Bool {
         s.pointee.interrupt_shadow != 0 || s.pointee.slow_memory != 0 || s.pointee.interrupt_window != 0
-            || s.pointee.pending_nmi != 0 || s.pointee.pending_debug != 0 || s.pointee.rflags & 0x100 != 0
+            || s.pointee.pending_nmi != 0 || s.pointee.pending_debug != 0 || s.pointee.rflags & 0x1_0100 != 0
             || s.pointee.dr.7 & 0xFF != 0
+    }
+
+    /// Whether an instruction is one after which code that others have changed must be seen, and there may be some.
+    @inline(__always)
+    fileprivate func mustLookForCode(after i: UnsafePointer<Instruction>) -> Bool {
+        guard roost_attention(s) != 0 else { return false }
+        switch i.pointee.operation {
+        case .cpuid, .wrmsr, .movToCR, .movToDR, .invlpg, .invpcid, .invd, .wbinvd, .lgdt, .lidt, .lldt, .ltr:
+            return true
+        default: return false
+        }
     }
 
     /// Whether vector and x87 registers that were live can't be again.
@@ -51,8 +62,8 @@ func translatedStep(_ state: UnsafeMutablePointer<roost_vcpu>, _ argument: Int, 
         v.uncount(remaining)
         return v.settle(error, i) ? 1 : 2
     }
-    if state.pointee.block_end == nil || v.losesLive {
-        // The instruction changed code, perhaps its own block, or the terms of vector instructions.
+    if state.pointee.block_end == nil || v.losesLive || v.mustLookForCode(after: i) {
+        // The instruction changed code, perhaps its own block, or the terms of vector instructions; or it serializes.
         v.uncount(remaining - 1)
         if !isLast || !v.setsRIP(i) { state.pointee.rip = next }
         return 1

@@ -37,6 +37,13 @@ enum LeaveReason: Int {
 struct RoutineWriter {
     var code: HostAssembler
     let origin: Int
+    /// A jump to `lookup` that is to be patched.
+    private var toLookup = 0
+
+    init(code: HostAssembler, origin: Int) {
+        self.code = code
+        self.origin = origin
+    }
 
     private static let guestRegisters: [UInt8] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13]
     /// Bytes of the host's stack for the return stack.
@@ -60,9 +67,12 @@ struct RoutineWriter {
         code.lea(4, .base(4, -8))
         code.bytes(0xF3, 0x48, 0x0F, 0xAE, 0xDF)  // wrgsbase rdi
         code.store(StateOffset.entry, 6)
-        // The end of the return stack: an address that no guest returns to.
-        code.constant(scratch0, 0x8000_0000_0000_0001)
-        code.bytes(0x41, 0x52, 0x6A, 0)  // push r10, 0
+        // The end of the return stack: whoever does return to that address, 0, is looked up, and the entry stays.
+        code.bytes(0x6A, 0)
+        let entered = code.call()
+        code.lea(4, .base(4, -8))
+        toLookup = code.jump()
+        code.patch(entered, to: code.count)
         code.store(StateOffset.stackBase, 4)
         code.lea(scratch0, .base(4, -Self.returnStack))
         code.store(StateOffset.stackFloor, scratch0)
@@ -143,6 +153,7 @@ struct RoutineWriter {
         code.patch(atBase, to: code.count)
         code.patch(toLookup, to: code.count)
         common.lookup = origin + code.count
+        code.patch(self.toLookup, to: code.count)
         code.lookup(leave: leave, other: common.lookupOther - origin)
         return common
     }

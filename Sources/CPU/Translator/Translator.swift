@@ -71,7 +71,8 @@ public final class Translator {
 
     /// Forgets the code of pages that devices have written to.
     func forgetWritten() {
-        written.take { page in cpu.vcpu.forgetTranslations(page: Int(truncatingIfNeeded: page)) }
+        guard let pages = written.take() else { return cpu.vcpu.dropTranslations() }
+        for page in pages { cpu.vcpu.forgetTranslations(page: Int(truncatingIfNeeded: page)) }
     }
 
     /// Sets what is told of each block as it is translated; before the first run.
@@ -117,27 +118,32 @@ public final class Translator {
 
 /// Pages of translated code that devices have written to, on their threads.
 final class WrittenPages: Sendable {
+    /// More are not kept apart: a vCPU that doesn't run may not look at them for long.
+    private static let most = 1024
+
     private let pages = Mutex<[UInt64]>([])
-    private let count = Atomic<Int>(0)
+    private let isEmpty = Atomic<Bool>(true)
     // SAFETY: only the attention word is touched, which is atomic; the block lives as long as `cpu`.
     private let cpu: VirtualCPU
 
     init(cpu: VirtualCPU) { self.cpu = cpu }
 
     func add(_ page: UInt64) {
-        pages.withLock { $0.append(page) }
-        count.add(1, ordering: .releasing)
+        pages.withLock { pages in
+            if pages.last != page && pages.count < Self.most { pages.append(page) }
+            isEmpty.store(false, ordering: .releasing)
+        }
         roost_attention_set(cpu.state, ROOST_ATTENTION_KICK)
     }
 
-    func take(_ body: (UInt64) -> Void) {
-        if count.load(ordering: .acquiring) == 0 { return }
-        let taken = pages.withLock { pages in
-            count.store(0, ordering: .relaxed)
+    /// The pages since the last time; nil: too many of them.
+    func take() -> [UInt64]? {
+        if isEmpty.load(ordering: .acquiring) { return [] }
+        return pages.withLock { pages in
+            isEmpty.store(true, ordering: .relaxed)
             defer { pages = [] }
-            return pages
+            return pages.count < Self.most ? pages : nil
         }
-        for page in taken { body(page) }
     }
 }
 
@@ -165,6 +171,7 @@ extension VCPU {
         if exceedsLimit(block.pointee.count) { return runOne() }
         let cache = translations
         let codePage = s.pointee.rip &- (block.pointee.physical & 4095)
+        if cache.pointee.staleRecord != 0 { forgetDead(block) }
         if block.pointee.host == 0 {
             if block.pointee.heat < cache.pointee.heatWanted || !canTranslate(block, codePage) {
                 block.pointee.heat &+= block.pointee.heat < 255 ? 1 : 0
@@ -221,6 +228,13 @@ extension VCPU {
         translations.pointee.staleRecord = number
         s.pointee.rip =
             record.absolute != 0 ? record.absolute : truncatedRIP(s.pointee.code_page &+ UInt64(record.pageOffset))
+    }
+
+    /// Translated code was left by a dead translation: it isn't the block's any more. The block itself may be good: read
+    /// anew after a store of another vCPU, but before that was told of.
+    private func forgetDead(_ block: UnsafeMutablePointer<Block>) {
+        let dead = translations.pointee.record(translations.pointee.staleRecord)
+        if block.pointee.host == dead.position { block.pointee.host = 0 }
     }
 
     /// Whether all of the code page is inside CS, and in 16-bit code what follows it too.

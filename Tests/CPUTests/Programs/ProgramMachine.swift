@@ -60,6 +60,8 @@ final class ProgramMachine {
     private static let tables: UInt64 = 0x3_0000
     private static let stackPhysical: UInt64 = 0x18_0000
     private static let controlPhysical: UInt64 = 0x19_0000
+    /// Guest-physical address of a word at `control` + 0x100.
+    static let controlWord = controlPhysical + 0x100
     private static let toucher: UInt64 = 0x1_8000
     /// What interrupts leave on their stack differs from run to run.
     static let kernelStack: UInt64 = 0x2_0000
@@ -158,6 +160,12 @@ final class ProgramMachine {
     private func map(_ linear: UInt64, _ table: UInt64, _ count: UInt64, _ bits: UInt64, _ physical: (UInt64) -> UInt64)
     {
         for n in 0..<count { put(table + ((linear >> 12 & 511) + n) * 8, physical(n) | bits) }
+    }
+
+    /// Maps the first GiB of linear addresses a second time from 2 GiB on, a third time from 4 GiB on.
+    func mapAgain() {
+        let entry = (Self.tables + 0x4000) | (mode.isKernel ? 3 : 7)
+        for n in [2, 4] as [UInt64] { put(Self.tables + 0x3000 + n * 8, entry) }
     }
 
     /// Puts the program's bytes and their copy in place.
