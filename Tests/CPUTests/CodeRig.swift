@@ -16,8 +16,8 @@ struct CodeRig {
     static let data: UInt64 = 0x40000
     private static let handlers: UInt64 = 0x8000
 
-    init(model: CPUModel? = nil) throws {
-        system = try SystemRig()
+    init(model: CPUModel? = nil, id: Int = 0, memory: GuestMemory? = nil) throws {
+        system = try SystemRig(id: id, memory: memory)
         if let model { system.cpu.model = model }
         system.enterLong(0)
         interpreter = Interpreter(cpu: system.cpu, memory: system.memory)
@@ -35,10 +35,21 @@ struct CodeRig {
     }
 
     /// Runs a program to its HLT; the vector of the exception that came instead, or nil.
-    func run(_ bytes: [UInt8]) throws -> UInt8? {
-        try system.memory.write(bytes + [0xF4], at: .init(Self.code))
-        system.memory.didWrite(.init(Self.code), length: bytes.count + 1)
-        s.pointee.rip = Self.code
+    func run(_ bytes: [UInt8], at place: UInt64 = Self.code) throws -> UInt8? {
+        try load(bytes, at: place)
+        return goOn(at: place)
+    }
+
+    /// Puts a program and a HLT in place, and RIP at its beginning.
+    func load(_ bytes: [UInt8], at place: UInt64 = Self.code) throws {
+        try system.memory.write(bytes + [0xF4], at: .init(place))
+        system.memory.didWrite(.init(place), length: bytes.count + 1)
+        s.pointee.rip = place
+    }
+
+    /// Runs what is in memory as `run` does.
+    func goOn(at place: UInt64) -> UInt8? {
+        s.pointee.rip = place
         s.pointee.halted = 0
         for _ in 0..<1000 {
             let exit = interpreter.run()

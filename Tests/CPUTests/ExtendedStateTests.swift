@@ -12,6 +12,8 @@ import Testing
     static let xsavec: [UInt8] = [0x0F, 0xC7, 0x27]
     static let xsaves: [UInt8] = [0x0F, 0xC7, 0x2F]
     static let xrstors: [UInt8] = [0x0F, 0xC7, 0x1F]
+    static let fxsave: [UInt8] = [0x0F, 0xAE, 0x07]
+    static let fxrstor: [UInt8] = [0x0F, 0xAE, 0x0F]
     static let xgetbv: [UInt8] = [0x0F, 0x01, 0xD0]
     static let xsetbv: [UInt8] = [0x0F, 0x01, 0xD1]
     static let rdpkru: [UInt8] = [0x0F, 0x01, 0xEE]
@@ -141,6 +143,38 @@ import Testing
         rig.s.pointee.cr4 &= ~0x4_0000
         #expect(try run(rig, Self.xsave) == 6)
         #expect(try run(rig, Self.xgetbv) == 6)
+    }
+
+    @Test(
+        "Of one instruction 16 accesses reach devices; then reads give ones, writes nothing, and it ends",
+        arguments: [fxsave, fxrstor])
+    func devices(code: [UInt8]) throws {
+        let rig = try makeRig()
+        // From 2 MiB on there is no memory.
+        rig.system.put64(0xE000_0087, at: 0x12008)
+        rig.v.gpr[7] = 0x20_0000
+        try rig.load(code)
+        var accesses = 0
+        var end: VMExit?
+        while end == nil && accesses < 100 {
+            let exit = rig.interpreter.run()
+            switch exit {
+            case .mmioRead, .mmioWrite:
+                accesses += 1
+                rig.interpreter.complete(0)
+            default: end = exit
+            }
+        }
+        #expect(end == .halt)
+        #expect(accesses == 16)
+        // XMM0 is beyond the first 16 quadwords.
+        #expect(state(rig, 160) == (code == Self.fxrstor ? ~0 : 0))
+        // The next instruction asks again.
+        try rig.load([0x48, 0x8B, 0x07])
+        #expect(rig.interpreter.run() == .mmioRead(address: 0xE000_0000, size: 8))
+        rig.interpreter.complete(5)
+        #expect(rig.interpreter.run() == .halt)
+        #expect(rig.v.gpr[0] == 5)
     }
 
     @Test("XSAVES and XRSTORS are the supervisor's")

@@ -78,6 +78,84 @@ import Testing
         #expect(rig.v.gpr[0] == 0)
     }
 
+    @Test("INT n and INT1 clear TF: no trap follows, and the image has TF but not RF (SDM 3B 18.3.1)")
+    func singleStepIntoHandler() throws {
+        let rig = try CodeRig()
+        // Vector 0x20: inc eax; hlt. Vector 0x21: iretq.
+        try rig.system.memory.write([0xFF, 0xC0, 0xF4], at: .init(0x9000))
+        try rig.system.memory.write([0x48, 0xCF], at: .init(0x9010))
+        rig.system.longVector(0x20, SystemRig.longCode0, 0x9000)
+        rig.system.longVector(0x21, SystemRig.longCode0, 0x9010)
+        rig.v.gpr[0] = 0
+        rig.v.rflags = 0x1_0102
+        #expect(try rig.run([0xCD, 0x20]) == nil)
+        #expect(rig.v.gpr[0] == 1)
+        #expect(rig.system.get64(rig.v.gpr[4]) == CodeRig.code + 2)
+        #expect(rig.system.get64(rig.v.gpr[4] + 16) == 0x102)
+        // INT1 and INT3: their own handler is entered once.
+        for (code, vector) in [(0xF1, 1), (0xCC, 3)] as [(UInt8, UInt8)] {
+            rig.v.rflags = 0x102
+            #expect(try rig.run([code]) == vector)
+            #expect(rig.system.get64(rig.v.gpr[4]) == CodeRig.code + 1)
+        }
+        #expect(rig.s.pointee.dr.6 & 0x4000 == 0)
+        // IRET brings TF back: it traps after the instruction that follows.
+        rig.v.rflags = 0x102
+        #expect(try rig.run([0xCD, 0x21, 0x90, 0x90]) == 1)
+        #expect(rig.system.get64(rig.v.gpr[4]) == CodeRig.code + 3)
+        #expect(rig.s.pointee.dr.6 & 0x4000 != 0)
+    }
+
+    /// Goes on at `code + 24` by IRETQ, with these flags; RAX and RCX are lost.
+    private func returning(_ rflags: UInt32) -> [UInt8] {
+        func word(_ value: UInt32) -> [UInt8] { (0..<4).map { UInt8(truncatingIfNeeded: value >> UInt32($0 * 8)) } }
+        // mov eax, target; mov rcx, rsp; push 0x10; push rcx; push rflags; push 0x88; push rax; iretq
+        var code: [UInt8] = [0xB8]
+        code += word(UInt32(CodeRig.code + 24))
+        code += [0x48, 0x89, 0xE1, 0x6A, 0x10, 0x51, 0x68]
+        code += word(rflags)
+        code += [0x68, 0x88, 0, 0, 0, 0x50, 0x48, 0xCF]
+        return code
+    }
+
+    @Test("RF that IRET loads holds for one instruction, whether breakpoints are armed or not (SDM 3B 18.3.1.1)")
+    func resumeFlag() throws {
+        let rig = try CodeRig()
+        rig.s.pointee.dr.0 = CodeRig.code + 24
+        rig.s.pointee.dr.7 = 0x402
+        rig.v.armDebug()
+        rig.v.gpr[3] = 0
+        // target: inc ebx; jmp target
+        #expect(try rig.run(returning(0x1_0002) + [0xFF, 0xC3, 0xEB, 0xFC]) == 1)
+        #expect(rig.v.gpr[3] == 1)
+        #expect(rig.system.get64(rig.v.gpr[4]) == CodeRig.code + 24)
+        #expect(try rig.run(returning(2) + [0xFF, 0xC3, 0xEB, 0xFC]) == 1)
+        #expect(rig.v.gpr[3] == 1)
+        // Nothing armed: a trap later has it clear.
+        rig.s.pointee.dr.7 = 0x400
+        rig.v.armDebug()
+        #expect(try rig.run(returning(0x1_0002) + [0x90, 0xCC]) == 3)
+        #expect(rig.system.get64(rig.v.gpr[4] + 16) & 0x1_0000 == 0)
+    }
+
+    @Test("A repeated string instruction meets its breakpoint once, however often it is suspended (SDM 3B 18.3.1.1)")
+    func resumeFlagOfStrings() throws {
+        let rig = try CodeRig()
+        // A data breakpoint elsewhere has it go on element by element.
+        rig.s.pointee.dr.0 = CodeRig.code
+        rig.s.pointee.dr.1 = 0x6_0000
+        rig.s.pointee.dr.7 = 0x40A | 0xD << 20
+        rig.v.armDebug()
+        rig.v.gpr[1] = 5
+        rig.v.gpr[7] = CodeRig.data
+        #expect(try rig.run([0xF3, 0xAA]) == 1)
+        #expect(rig.v.gpr[1] == 5)
+        rig.v.rflags |= 0x1_0000
+        #expect(try rig.run([0xF3, 0xAA]) == nil)
+        #expect(rig.v.gpr[1] == 0)
+        #expect(rig.v.gpr[7] == CodeRig.data + 5)
+    }
+
     @Test("An instruction breakpoint faults before it, a data breakpoint traps after it (SDM 3B 18.2)")
     func breakpoints() throws {
         let rig = try CodeRig()

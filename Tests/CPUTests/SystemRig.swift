@@ -33,14 +33,15 @@ struct SystemRig {
     static let otherBase: UInt64 = 0x3800
     static let ldtBase: UInt64 = 0x4000
 
-    let cpu = VirtualCPU(id: 0)
+    let cpu: VirtualCPU
     let memory: GuestMemory
     var v: VCPU { cpu.vcpu }
     var s: UnsafeMutablePointer<roost_vcpu> { cpu.state }
 
-    /// A CPU in 32-bit protected mode, CPL 0, at 0x5000.
-    init() throws {
-        memory = try GuestMemory(size: 0x20_0000)
+    /// A CPU in 32-bit protected mode, CPL 0, at 0x5000; in memory of its own or that of another one.
+    init(id: Int = 0, memory shared: GuestMemory? = nil) throws {
+        cpu = VirtualCPU(id: id, count: id + 1)
+        if let shared { memory = shared } else { memory = try GuestMemory(size: 0x20_0000) }
         cpu.attach(memory: memory)
         v.reset()
         s.pointee.rflags = 2

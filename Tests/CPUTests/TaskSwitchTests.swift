@@ -153,6 +153,24 @@ import Testing
         #expect(rig.get32(rig.v.gpr[4]) == 0x6000)
     }
 
+    @Test func `The new task's RF holds off a breakpoint at its first instruction, once`() throws {
+        let rig = try Rig()
+        fill(rig, flags: 0x1_0002)
+        rig.vector(1, Rig.gate(Rig.code0, 0x9000, access: 0x8E))
+        // jmp far to the TSS. The task: inc ebx; jmp back. The handler: hlt.
+        rig.put64(0x50_0000_0000_EA, at: 0x5000)
+        rig.put32(0xFCEB_C3FF, at: 0x6000)
+        rig.put32(0xF4, at: 0x9000)
+        rig.s.pointee.dr.0 = 0x6000
+        rig.s.pointee.dr.7 = 0x402
+        rig.v.armDebug()
+        let interpreter = Interpreter(cpu: rig.cpu, memory: rig.memory)
+        #expect(interpreter.run() == .halt)
+        #expect(rig.s.pointee.rip == 0x9001)
+        #expect(rig.v.gpr[3] == 0xA4)
+        #expect(rig.get32(rig.v.gpr[4]) == 0x6000)
+    }
+
     @Test func `The new task may be in virtual-8086 mode`() throws {
         let rig = try Rig()
         fill(rig, flags: 0x20202)

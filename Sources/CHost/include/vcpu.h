@@ -224,10 +224,6 @@ static inline uint64_t roost_rdtsc(void) {
     __builtin_ia32_lfence();
     return __builtin_ia32_rdtsc();
 }
-static inline void roost_atomic_or(void *p, uint64_t bits, int size) {
-    if (size == 8) __atomic_fetch_or((uint64_t *)p, bits, __ATOMIC_RELAXED);
-    else __atomic_fetch_or((uint32_t *)p, (uint32_t)bits, __ATOMIC_RELAXED);
-}
 static inline void roost_cpuid(uint32_t leaf, uint32_t sub, uint32_t *a, uint32_t *b, uint32_t *c, uint32_t *d) {
     __asm__ volatile("cpuid" : "=a"(*a), "=b"(*b), "=c"(*c), "=d"(*d) : "a"(leaf), "c"(sub));
 }

@@ -81,6 +81,14 @@ extension VCPU {
     private func updateSlowly<T: GuestInteger>(
         _ i: UnsafePointer<Instruction>, _ op: UInt32, _ offset: UInt64, _ value: T
     ) throws(CPUException) -> T {
+        let size = MemoryLayout<T>.size
+        if i.pointee.prefixes.contains(.lock) {
+            let locked = try updateCode(Int(i.pointee.segment), offset, size: size) { host in
+                roost_alu_atomic(
+                    op, UInt32(size), host, UInt64(truncatingIfNeeded: value), &s.pointee.arithmetic_flags)
+            }
+            if let locked { return T(truncatingIfNeeded: locked) }
+        }
         let flags = s.pointee.arithmetic_flags
         let old: T = try loadForWrite(Int(i.pointee.segment), offset)
         let result = alu(op, old, value)
@@ -216,11 +224,26 @@ extension VCPU {
                     UInt64(truncatingIfNeeded: value), &flags)
                 writeRegister(i.pointee.reg, T(truncatingIfNeeded: old))
             } else {
-                let old: T = try loadForWrite(Int(i.pointee.segment), offset)
-                try store(Int(i.pointee.segment), offset, value)
-                writeRegister(i.pointee.reg, old)
+                writeRegister(i.pointee.reg, try exchangeSlowly(Int(i.pointee.segment), offset, value))
             }
         }
+    }
+
+    /// Exchanges where `hostPointerForUpdate` gives nothing; the old value.
+    @inline(never)
+    private func exchangeSlowly<T: GuestInteger>(
+        _ segment: Int, _ offset: UInt64, _ value: T
+    ) throws(CPUException) -> T {
+        let size = MemoryLayout<T>.size
+        let locked = try updateCode(segment, offset, size: size) { host in
+            var flags: UInt32 = 0
+            return roost_alu_atomic(
+                UInt32(ROOST_ALU_XCHG), UInt32(size), host, UInt64(truncatingIfNeeded: value), &flags)
+        }
+        if let locked { return T(truncatingIfNeeded: locked) }
+        let old: T = try loadForWrite(segment, offset)
+        try store(segment, offset, value)
+        return old
     }
 
     /// XADD.
@@ -275,27 +298,62 @@ extension VCPU {
                         UInt32(MemoryLayout<T>.size), host, UInt64(truncatingIfNeeded: accumulator),
                         UInt64(truncatingIfNeeded: value)))
             } else {
-                old = try loadForWrite(Int(i.pointee.segment), offset)
-                try store(Int(i.pointee.segment), offset, old == accumulator ? value : old)
+                old = try compareExchangeSlowly(Int(i.pointee.segment), offset, accumulator, value)
             }
         }
         _ = alu(UInt32(ROOST_ALU_CMP), accumulator, old)
         if old != accumulator { writeRegister(0, old) }
     }
 
+    /// Compares and exchanges where `hostPointerForUpdate` gives nothing; the old value.
+    @inline(never)
+    private func compareExchangeSlowly<T: GuestInteger>(
+        _ segment: Int, _ offset: UInt64, _ expected: T, _ value: T
+    ) throws(CPUException) -> T {
+        let size = MemoryLayout<T>.size
+        let locked = try updateCode(segment, offset, size: size) { host in
+            roost_cmpxchg_atomic(
+                UInt32(size), host, UInt64(truncatingIfNeeded: expected), UInt64(truncatingIfNeeded: value))
+        }
+        if let locked { return T(truncatingIfNeeded: locked) }
+        let old: T = try loadForWrite(segment, offset)
+        try store(segment, offset, old == expected ? value : old)
+        return old
+    }
+
     /// CMPXCHG8B and CMPXCHG16B.
     func compareExchangeDouble(_ i: UnsafePointer<Instruction>, wide: Bool) throws(CPUException) {
         let segment = Int(i.pointee.segment)
         let offset = effectiveAddress(i)
-        var low = gpr[0]
-        var high = gpr[2]
+        if wide { return try compareExchangeWide(segment, offset) }
+        let expected = (gpr[2] << 32) | (gpr[0] & 0xFFFF_FFFF)
+        let value = (gpr[1] << 32) | (gpr[3] & 0xFFFF_FFFF)
+        let old: UInt64
+        if let host: UnsafeMutablePointer<UInt64> = try hostPointerForUpdate(segment, offset) {
+            old = roost_cmpxchg_atomic(8, host, expected, value)
+        } else {
+            old = try compareExchangeSlowly(segment, offset, expected, value)
+        }
+        if old != expected {
+            gpr[0] = old & 0xFFFF_FFFF
+            gpr[2] = old >> 32
+        }
+        setFlag(0x4000, old == expected)
+    }
+
+    /// CMPXCHG16B.
+    private func compareExchangeWide(_ segment: Int, _ offset: UInt64) throws(CPUException) {
+        if (offset &+ roost_effective_base_at(s, segment).pointee) & 15 != 0 { throw .generalProtection(0) }
+        var (low, high) = (gpr[0], gpr[2])
         let equal: Bool
-        if wide {
-            if (offset &+ roost_effective_base_at(s, segment).pointee) & 15 != 0 { throw .generalProtection(0) }
-            let host: UnsafeMutablePointer<UInt64>? = try hostPointerForUpdate(segment, offset)
-            if let host {
-                logRun(UnsafeMutableRawPointer(host).assumingMemoryBound(to: UInt8.self), 16)
-                equal = roost_cmpxchg16b(host, &low, &high, gpr[3], gpr[1]) != 0
+        if let host: UnsafeMutablePointer<UInt128> = try hostPointerForUpdate(segment, offset) {
+            equal = roost_cmpxchg16b(host, &low, &high, gpr[3], gpr[1]) != 0
+        } else {
+            let locked = try updateCode(segment, offset, size: 16) { host in
+                UInt64(truncatingIfNeeded: roost_cmpxchg16b(host, &low, &high, gpr[3], gpr[1]))
+            }
+            if let locked {
+                equal = locked != 0
             } else {
                 let oldLow: UInt64 = try loadForWrite(segment, offset)
                 let oldHigh: UInt64 = try loadForWrite(segment, offset &+ 8)
@@ -304,23 +362,8 @@ extension VCPU {
                 try store(segment, offset &+ 8, equal ? gpr[1] : oldHigh)
                 (low, high) = (oldLow, oldHigh)
             }
-            if !equal { (gpr[0], gpr[2]) = (low, high) }
-        } else {
-            let expected = (high << 32) | (low & 0xFFFF_FFFF)
-            let value = (gpr[1] << 32) | (gpr[3] & 0xFFFF_FFFF)
-            let old: UInt64
-            if let host: UnsafeMutablePointer<UInt64> = try hostPointerForUpdate(segment, offset) {
-                old = roost_cmpxchg_atomic(8, host, expected, value)
-            } else {
-                old = try loadForWrite(segment, offset)
-                try store(segment, offset, old == expected ? value : old)
-            }
-            equal = old == expected
-            if !equal {
-                gpr[0] = old & 0xFFFF_FFFF
-                gpr[2] = old >> 32
-            }
         }
+        if !equal { (gpr[0], gpr[2]) = (low, high) }
         setFlag(0x4000, equal)
     }
 

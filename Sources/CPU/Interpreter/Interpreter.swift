@@ -103,8 +103,10 @@ extension VCPU {
                     careful = true
                 }
             }
-            careful =
-                careful || s.pointee.rflags & 0x100 != 0 || s.pointee.slow_memory != 0 || s.pointee.dr.7 & 0xFF != 0
+            let flags = s.pointee.rflags
+            careful = careful || flags & 0x100 != 0 || s.pointee.slow_memory != 0 || s.pointee.dr.7 & 0xFF != 0
+            // The next instruction clears RF as it begins; `runOne` looks at it first.
+            if flags & 0x1_0000 != 0 && !careful { s.pointee.rflags = flags & ~0x1_0000 }
             if direct && !careful {
                 switch runDirectly() {
                 case .goOn: continue
@@ -163,7 +165,7 @@ extension VCPU {
     func runOne() -> Bool {
         let shadow = s.pointee.interrupt_shadow
         var steps = s.pointee.rflags & 0x100 != 0
-        var isSystemCall = false
+        var operation = Operation.nop
         let answered = s.pointee.completed_count != 0
         do throws(CPUException) {
             if s.pointee.code_size != 8, s.pointee.rip > UInt64(segment(Int(ROOST_CS)).pointee.limit) {
@@ -183,7 +185,9 @@ extension VCPU {
                 throw .generalProtection(0)
             }
             let branches = block.pointee.endsInBranch && block.pointee.count == 1
-            isSystemCall = p.pointee.operation == .syscall
+            operation = p.pointee.operation
+            // RF is cleared as an instruction begins: IRET and a task switch may load it anew (SDM 3B 18.3.1.1).
+            s.pointee.rflags &= ~0x1_0000
             do throws(CPUException) {
                 try execute(p)
             } catch {
@@ -198,9 +202,13 @@ extension VCPU {
         s.pointee.completed_count = 0
         s.pointee.completed_next = 0
         if s.pointee.interrupt_shadow == shadow { s.pointee.interrupt_shadow = 0 }
-        s.pointee.rflags &= ~0x10000
-        // SYSCALL that clears TF isn't trapped (SDM 2B SYSCALL).
-        if steps && isSystemCall { steps = s.pointee.rflags & 0x100 != 0 }
+        switch operation {
+        // INT n clears TF, and no trap follows (SDM 3B 18.3.1.4); INT3 and INTO don't come here.
+        case .int, .int1: steps = false
+        // Nor after a SYSCALL that clears it (SDM 2B SYSCALL).
+        case .syscall: steps = steps && s.pointee.rflags & 0x100 != 0
+        default: break
+        }
         if steps { s.pointee.dr.6 |= 0x4000 }
         if (steps || s.pointee.pending_debug != 0) && s.pointee.interrupt_shadow != 2 {
             s.pointee.dr.6 |= UInt64(s.pointee.pending_debug & 15)
@@ -218,6 +226,7 @@ extension VCPU {
             case .halt, .taskPriority, .hypercall:
                 s.pointee.rip = truncatedRIP(nextRIP(p))
                 s.pointee.completed_count = 0
+                s.pointee.completed_next = 0
                 s.pointee.interrupt_shadow = 0
             case .shutdown: break
             default: s.pointee.rip = currentRIP(p)
@@ -225,6 +234,7 @@ extension VCPU {
             return false
         }
         s.pointee.completed_count = 0
+        s.pointee.completed_next = 0
         // Breakpoint and overflow are traps: the saved RIP is the next instruction's.
         s.pointee.rip = error.vector == 3 || error.vector == 4 ? truncatedRIP(nextRIP(p)) : currentRIP(p)
         if error == .restart { return true }
@@ -235,6 +245,7 @@ extension VCPU {
     func raise(_ error: CPUException) -> Bool {
         if error == .exit { return false }
         s.pointee.completed_count = 0
+        s.pointee.completed_next = 0
         do throws(CPUException) {
             try deliver(error)
             return true

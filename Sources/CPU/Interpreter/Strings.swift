@@ -40,8 +40,11 @@ extension VCPU {
     }
 
     /// The instruction goes on later; it is counted once, when it is done.
+    ///
+    /// An instruction breakpoint isn't met again in its middle: RF is set then (SDM 3B 18.3.1.1).
     private func suspendString(_ i: UnsafePointer<Instruction>) {
         s.pointee.rip = currentRIP(i)
+        if s.pointee.dr.7 & 0xFF != 0 { s.pointee.rflags |= 0x1_0000 }
         if s.pointee.translation == nil || translations.pointee.options.counts { s.pointee.instructions &-= 1 }
     }
 

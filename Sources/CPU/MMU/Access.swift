@@ -52,6 +52,28 @@ extension VCPU {
         try storeSlowly(segment, offset, UInt64(truncatingIfNeeded: value), MemoryLayout<T>.size)
     }
 
+    /// Loads 16 bytes from a segment: as one access where they are aligned and in memory (SDM 3A 9.1.1), else as two.
+    @inline(__always)
+    func loadVector(_ segment: Int, _ offset: UInt64, into buffer: UnsafeMutableRawPointer) throws(CPUException) {
+        let linear = linearAddress(segment, offset)
+        let entry = slot(linear)
+        if entry.pointee.read_tag == tag(linear, 16) && roost_segment_check_at(s, segment).pointee == 0 {
+            return roost_load16(buffer, hostPointer(linear &+ entry.pointee.addend))
+        }
+        try loadVectorSlowly(segment, offset, into: buffer)
+    }
+
+    /// Stores 16 bytes to a segment likewise.
+    @inline(__always)
+    func storeVector(_ segment: Int, _ offset: UInt64, from buffer: UnsafeRawPointer) throws(CPUException) {
+        let linear = linearAddress(segment, offset)
+        let entry = slot(linear)
+        if entry.pointee.write_tag == tag(linear, 16) && roost_segment_check_at(s, segment).pointee == 0 {
+            return roost_store16(hostPointer(linear &+ entry.pointee.addend), buffer)
+        }
+        try storeVectorSlowly(segment, offset, from: buffer)
+    }
+
     /// Loads what will be stored to: faults as the store would.
     package func loadForWrite<T: GuestInteger>(
         _ segment: Int, _ offset: UInt64, as type: T.Type = T.self
@@ -66,7 +88,8 @@ extension VCPU {
         return T(truncatingIfNeeded: try loadLinearSlowly(linear, MemoryLayout<T>.size, supervisor: false))
     }
 
-    /// Where a read-modify-write may work in place; nil: go through `loadForWrite` and `store`.
+    /// Where a read-modify-write may work in place, which is never a page of code; nil: one that must be atomic tries
+    /// `updateCode`, the others go through `loadForWrite` and `store`.
     @inline(__always)
     func hostPointerForUpdate<T: GuestInteger>(
         _ segment: Int, _ offset: UInt64
@@ -158,6 +181,43 @@ extension VCPU {
     }
 
     @inline(never)
+    private func loadVectorSlowly(
+        _ segment: Int, _ offset: UInt64, into buffer: UnsafeMutableRawPointer
+    ) throws(CPUException) {
+        if linearAddress(segment, offset) & 15 == 0 {
+            let linear = try checkedLinear(segment, offset, 16, write: false)
+            let physical = try translate(linear, write: false)
+            if isMemoryPage(physical >> 12) {
+                roost_load16(buffer, s.pointee.ram + Int(physical))
+                if s.pointee.slow_memory != 0 { matchDataBreakpoint(linear, size: 16, write: false) }
+                return
+            }
+        }
+        let low: UInt64 = try load(segment, offset)
+        let high: UInt64 = try load(segment, offset &+ 8)
+        buffer.storeBytes(of: low, as: UInt64.self)
+        buffer.storeBytes(of: high, toByteOffset: 8, as: UInt64.self)
+    }
+
+    @inline(never)
+    private func storeVectorSlowly(
+        _ segment: Int, _ offset: UInt64, from buffer: UnsafeRawPointer
+    ) throws(CPUException) {
+        if linearAddress(segment, offset) & 15 == 0 {
+            let linear = try checkedLinear(segment, offset, 16, write: true)
+            let physical = try translate(linear, write: true)
+            if let target = beginStore(physical, 16) {
+                roost_store16(target, buffer)
+                endStore(physical, 16)
+                if s.pointee.slow_memory != 0 { matchDataBreakpoint(linear, size: 16, write: true) }
+                return
+            }
+        }
+        try store(segment, offset, buffer.loadUnaligned(as: UInt64.self))
+        try store(segment, offset &+ 8, buffer.loadUnaligned(fromByteOffset: 8, as: UInt64.self))
+    }
+
+    @inline(never)
     private func updatePointerSlowly(
         _ segment: Int, _ offset: UInt64, _ size: Int
     ) throws(CPUException) -> UnsafeMutableRawPointer? {
@@ -165,16 +225,28 @@ extension VCPU {
         if Int(linear & 4095) + size > 4096 { return nil }
         let physical = try translate(linear, write: true)
         let page = physical >> 12
-        guard isMemoryPage(page), s.pointee.page_flags[Int(page)] & 4 == 0 else { return nil }
-        if s.pointee.page_flags[Int(page)] & 1 != 0 {
-            // Several vCPUs may do this at once. Who decodes from here meanwhile waits until this vCPU is done.
-            guard hasGroup else { return nil }
-            codeWritten(physical, size)
-        }
-        if s.pointee.logs_stores != 0 { logStore(physical, size) }
-        noteDirty(page)
+        // Who marks the page as code from now on waits until this vCPU is done.
+        guard isMemoryPage(page), s.pointee.page_flags[Int(page)] & 1 == 0, let target = beginStore(physical, size)
+        else { return nil }
         if s.pointee.slow_memory != 0 { matchDataBreakpoint(linear, size: size, write: true) }
-        return UnsafeMutableRawPointer(s.pointee.ram + Int(physical))
+        return target
+    }
+
+    /// Carries out a read-modify-write as one operation in RAM that may be a page of code; nil: it must be done by
+    /// `loadForWrite` and `store`, which is all the same where there is one vCPU.
+    @inline(never)
+    func updateCode(
+        _ segment: Int, _ offset: UInt64, size: Int, _ body: (UnsafeMutableRawPointer) -> UInt64
+    ) throws(CPUException) -> UInt64? {
+        guard hasGroup else { return nil }
+        let linear = try checkedLinear(segment, offset, size, write: true)
+        if Int(linear & 4095) + size > 4096 { return nil }
+        let physical = try translate(linear, write: true)
+        guard let target = beginStore(physical, size) else { return nil }
+        let result = body(target)
+        endStore(physical, size)
+        if s.pointee.slow_memory != 0 { matchDataBreakpoint(linear, size: size, write: true) }
+        return result
     }
 
     /// Loads from a linear address; `supervisor`: as system data, whatever the CPL.
@@ -243,23 +315,36 @@ extension VCPU {
     }
 
     private func storePhysical(_ physical: UInt64, _ value: UInt64, _ size: Int) throws(CPUException) {
-        let page = physical >> 12
-        guard isMemoryPage(page) else {
+        guard isMemoryPage(physical >> 12) else {
             _ = try answer(.mmioWrite, address: physical, size: size, value: value)
             return
         }
-        let flags = s.pointee.page_flags[Int(page)]
-        if flags & 4 != 0 { return }
-        if s.pointee.logs_stores != 0 { logStore(physical, size) }
-        noteDirty(page)
-        let pointer = UnsafeMutableRawPointer(s.pointee.ram + Int(physical))
+        // ROM drops it.
+        guard let pointer = beginStore(physical, size) else { return }
         switch size {
         case 8: pointer.storeBytes(of: value, as: UInt64.self)
         case 4: pointer.storeBytes(of: UInt32(truncatingIfNeeded: value), as: UInt32.self)
         case 2: pointer.storeBytes(of: UInt16(truncatingIfNeeded: value), as: UInt16.self)
         default: pointer.storeBytes(of: UInt8(truncatingIfNeeded: value), as: UInt8.self)
         }
-        if flags & 1 != 0 { codeWritten(physical, size) }
+        endStore(physical, size)
+    }
+
+    /// Where a store within a page of RAM goes, after which `endStore` is to be called; nil: ROM or a device.
+    @inline(__always)
+    private func beginStore(_ physical: UInt64, _ size: Int) -> UnsafeMutableRawPointer? {
+        let page = physical >> 12
+        guard isMemoryPage(page), s.pointee.page_flags[Int(page)] & 4 == 0 else { return nil }
+        if s.pointee.logs_stores != 0 { logStore(physical, size) }
+        noteDirty(page)
+        return UnsafeMutableRawPointer(s.pointee.ram + Int(physical))
+    }
+
+    /// Tells of a store to a page of code. It must have happened: another vCPU that decodes meanwhile either reads what was
+    /// stored, or has marked those bytes before `codeWritten` looks.
+    @inline(__always)
+    private func endStore(_ physical: UInt64, _ size: Int) {
+        if s.pointee.page_flags[Int(physical >> 12)] & 1 != 0 { codeWritten(physical, size) }
     }
 
     /// A page is about to be stored to.

@@ -63,10 +63,13 @@ extension VCPU {
             return linear & 0xFFFF_FFFF
         }
         let isUser = context == Int(ROOST_TLB_USER)
-        let found = try walk(linear, write: write, user: isUser, fetch: false)
-        let protection = try checkData(found, linear, write: write, context: context)
-        setEntry(found.leaf, found.entry, write ? 0x60 : 0x20, wide: found.isWide)
-        fill(entry, tag, linear, found, writable: protection && (write || found.dirty))
+        var found: Translation
+        var mayWrite: Bool
+        repeat {
+            found = try walk(linear, write: write, user: isUser, fetch: false)
+            mayWrite = try checkData(found, linear, write: write, context: context)
+        } while !setEntry(found.leaf, found.entry, write ? 0x60 : 0x20, wide: found.isWide)
+        fill(entry, tag, linear, found, writable: mayWrite && (write || found.dirty))
         return found.physical
     }
 
@@ -166,13 +169,11 @@ extension VCPU {
         var physical = linear & 0xFFFF_FFFF
         var isGlobal = false
         if s.pointee.cr0 & 0x8000_0000 != 0 {
-            let isUser = s.pointee.cpl == 3
-            let found = try walk(linear, write: false, user: isUser, fetch: true)
-            let told: UInt32 = fetchIsReported ? 0x10 : 0
-            let code: UInt32 = 1 | (isUser ? 4 : 0) | told
-            if found.executeDisable || (isUser && !found.user) { throw pageFault(linear, code) }
-            if !isUser && found.user && s.pointee.cr4 & 0x10_0000 != 0 { throw pageFault(linear, code) }
-            setEntry(found.leaf, found.entry, 0x20, wide: found.isWide)
+            var found: Translation
+            repeat {
+                found = try walk(linear, write: false, user: s.pointee.cpl == 3, fetch: true)
+                try checkFetch(found, linear)
+            } while !setEntry(found.leaf, found.entry, 0x20, wide: found.isWide)
             physical = found.physical
             isGlobal = found.global
             noteSize(found, linear)
@@ -189,6 +190,14 @@ extension VCPU {
             roost_code_regions_at(s, region >> 6).pointee |= 1 &<< UInt64(region & 63)
         }
         return physical
+    }
+
+    /// Access rights of an instruction fetch (SDM 3A 4.6.1).
+    private func checkFetch(_ found: Translation, _ linear: UInt64) throws(CPUException) {
+        let isUser = s.pointee.cpl == 3
+        let code: UInt32 = 1 | (isUser ? 4 : 0) | (fetchIsReported ? 0x10 : 0)
+        if found.executeDisable || (isUser && !found.user) { throw pageFault(linear, code) }
+        if !isUser && found.user && s.pointee.cr4 & 0x10_0000 != 0 { throw pageFault(linear, code) }
     }
 
     /// Whether page-fault codes tell instruction fetches apart (SDM 3A 4.7).
@@ -229,6 +238,7 @@ extension VCPU {
             if entry & 0x80 != 0 && shift > 30 { reserved |= 0x80 }
             if isLast && shift > 12 { reserved |= ((1 << shift) - 1) & ~0x1FFF }
             if entry & reserved != 0 { throw pageFault(linear, code | 9) }
+            if !isLast && !setEntry(address, entry, 0x20, wide: true) { continue }
             result.user = result.user && entry & 4 != 0
             result.writable = result.writable && entry & 2 != 0
             result.executeDisable = result.executeDisable || (noExecute && entry >> 63 != 0)
@@ -242,7 +252,6 @@ extension VCPU {
                 result.dirty = entry & 0x40 != 0
                 return result
             }
-            setEntry(address, entry, 0x20, wide: true)
             at = entry & Self.frameMask
             shift -= 9
         }
@@ -253,19 +262,23 @@ extension VCPU {
         _ linear: UInt64, _ code: UInt32, _ write: Bool, _ user: Bool
     ) throws(CPUException) -> Translation {
         let directoryAt = (s.pointee.cr3 & 0xFFFF_F000) &+ ((linear >> 22) & 1023) &* 4
-        let directory = loadEntry32(directoryAt)
-        if directory & 1 == 0 { throw pageFault(linear, code) }
+        var directory: UInt64
+        var isLarge: Bool
+        repeat {
+            directory = loadEntry32(directoryAt)
+            if directory & 1 == 0 { throw pageFault(linear, code) }
+            isLarge = directory & 0x80 != 0 && s.pointee.cr4 & 0x10 != 0
+        } while !isLarge && !setEntry(directoryAt, directory, 0x20, wide: false)
         var result = Translation(
             physical: 0, user: directory & 4 != 0, writable: directory & 2 != 0, dirty: false, executeDisable: false,
             global: false, shift: 12, key: 0)
         var at = directoryAt
         var entry = directory
-        if directory & 0x80 != 0 && s.pointee.cr4 & 0x10 != 0 {
+        if isLarge {
             if directory & 0x20_0000 != 0 { throw pageFault(linear, code | 9) }
             result.physical = (directory & 0xFFC0_0000) | ((directory >> 13) & 0xFF) << 32 | (linear & 0x3F_FFFF)
             result.shift = 22
         } else {
-            setEntry(directoryAt, directory, 0x20, wide: false)
             at = (directory & 0xFFFF_F000) &+ ((linear >> 12) & 1023) &* 4
             entry = loadEntry32(at)
             if entry & 1 == 0 { throw pageFault(linear, code) }
@@ -293,13 +306,19 @@ extension VCPU {
         return UInt64(UnsafeRawPointer(s.pointee.ram + Int(physical)).load(as: UInt32.self))
     }
 
-    private func setEntry(_ physical: UInt64, _ entry: UInt64, _ bits: UInt64, wide: Bool) {
+    /// Sets A and D in an entry of which the walk has seen `entry`; false: it is another one by now, and is to be read again.
+    ///
+    /// - Spec: SDM 3A 4.8 and 9.1.2: the bits are set by a locked operation, and never in an entry that isn't present.
+    private func setEntry(_ physical: UInt64, _ entry: UInt64, _ bits: UInt64, wide: Bool) -> Bool {
         let page = physical >> 12
-        guard entry & bits != bits, isMemoryPage(page), s.pointee.page_flags[Int(page)] & 4 == 0 else { return }
-        if s.pointee.logs_stores != 0 { logStore(physical, wide ? 8 : 4) }
+        guard entry & bits != bits, isMemoryPage(page), s.pointee.page_flags[Int(page)] & 4 == 0 else { return true }
+        let size = wide ? 8 : 4
+        if s.pointee.logs_stores != 0 { logStore(physical, size) }
         noteDirty(page)
-        roost_atomic_or(s.pointee.ram + Int(physical), bits, wide ? 8 : 4)
-        if s.pointee.page_flags[Int(page)] & 1 != 0 { codeWritten(physical, 8) }
+        let place = UnsafeMutableRawPointer(s.pointee.ram + Int(physical))
+        if roost_cmpxchg_atomic(UInt32(size), place, entry, entry | bits) != entry { return false }
+        if s.pointee.page_flags[Int(page)] & 1 != 0 { codeWritten(physical, size) }
+        return true
     }
 
     // MARK: Flushing

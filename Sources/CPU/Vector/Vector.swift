@@ -109,7 +109,11 @@ extension VCPU {
         throws(CPUException)
     {
         var done = 0
-        while size &- done >= 8 {
+        while size &- done >= 16 {
+            try loadVector(segment, offset &+ UInt64(truncatingIfNeeded: done), into: buffer + done)
+            done &+= 16
+        }
+        if size &- done >= 8 {
             let value: UInt64 = try load(segment, offset &+ UInt64(truncatingIfNeeded: done))
             buffer.storeBytes(of: value, toByteOffset: done, as: UInt64.self)
             done &+= 8
@@ -146,7 +150,11 @@ extension VCPU {
         throws(CPUException)
     {
         var done = 0
-        while size &- done >= 8 {
+        while size &- done >= 16 {
+            try storeVector(segment, offset &+ UInt64(truncatingIfNeeded: done), from: buffer + done)
+            done &+= 16
+        }
+        if size &- done >= 8 {
             let value = buffer.loadUnaligned(fromByteOffset: done, as: UInt64.self)
             try store(segment, offset &+ UInt64(truncatingIfNeeded: done), value)
             done &+= 8
@@ -184,18 +192,16 @@ extension VCPU {
         var value: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
         let size = Int(entry.pointee.memorySize)
         switch size {
-        case 16:
-            value.0 = try load(segment, offset)
-            value.1 = try load(segment, offset &+ 8)
         case 8: value.0 = try load(segment, offset)
         case 4:
             let low: UInt32 = try load(segment, offset)
             value.0 = UInt64(low)
         default:
-            value.0 = try load(segment, offset)
-            value.1 = try load(segment, offset &+ 8)
-            value.2 = try load(segment, offset &+ 16)
-            value.3 = try load(segment, offset &+ 24)
+            try withUnsafeMutablePointer(to: &value) { (p) throws(CPUException) in
+                let buffer = UnsafeMutableRawPointer(p)
+                try loadVector(segment, offset, into: buffer)
+                if size == 32 { try loadVector(segment, offset &+ 16, into: buffer + 16) }
+            }
         }
         let low = area + (160 &+ 16 &* Int(i.pointee.reg & 15))
         low.storeBytes(of: value.0, as: UInt64.self)
