@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 // A place descriptor's name in /proc: opening it leads to that very file, whatever its name is now.
@@ -93,6 +94,11 @@ int roost_utimens_place(int place, const void *times) {
 }
 
 long roost_readlink_place(int place, char *buffer, unsigned long size) { return readlinkat(place, "", buffer, size); }
+
+long roost_append(int fd, const void *bytes, unsigned long count) {
+    struct iovec part = {(void *)bytes, count};
+    return pwritev2(fd, &part, 1, 0, RWF_APPEND);
+}
 
 int roost_fallocate_mode(int fd, int mode, int64_t offset, int64_t length) {
     return fallocate(fd, mode, offset, length);

@@ -221,6 +221,17 @@ extension FileDescriptor {
         _ = try retrying("fchmod") { fchmod(rawValue, mode) }
     }
 
+    /// Writes all bytes at the end of the open file, wherever others have put that meanwhile.
+    public func append(_ bytes: ArraySlice<UInt8>) throws(HostError) {
+        var left = bytes
+        while !left.isEmpty {
+            let count = try retrying("append") {
+                left.withUnsafeBytes { roost_append(rawValue, $0.baseAddress!, UInt($0.count)) }
+            }
+            left = left.dropFirst(count)
+        }
+    }
+
     /// Makes or removes room in a file; the modes of `fallocate(2)`.
     public func changeRoom(_ mode: Int32, at offset: UInt64, length: UInt64) throws(HostError) {
         guard let offset = Int64(exactly: offset), let length = Int64(exactly: length) else {

@@ -250,6 +250,52 @@ final class Client {
         #expect(descriptors() - before < 50)
     }
 
+    @Test("an open file that has no name any more is there until it is closed", arguments: [false, true])
+    func nameless(isMounted: Bool) throws {
+        let client = try Client(isMounted: isMounted)
+        for n in 0..<1500 { try Data().write(to: URL(fileURLWithPath: client.path + "/\(n)")) }
+        let (file, deep) = (client.lookUp("file"), client.lookUp("deep", in: client.lookUp("sub")))
+        let handles = [client.open(file, flags: 2).handle, client.open(file).handle, client.open(deep).handle]
+        // One is removed, the other replaced; then so many others are looked up that places are given up.
+        #expect(client.call(10, client.top, text("file")).error == 0)
+        #expect(
+            client.call(12, client.lookUp("sub"), little(client.lookUp("sub")) + text("deep") + text("x")).error == 0)
+        try Data("another".utf8).write(to: URL(fileURLWithPath: client.path + "/sub/x"), options: .atomic)
+        for n in 0..<1500 { _ = client.lookUp("\(n)") }
+        func size(_ node: UInt64) -> UInt64? {
+            let (error, data) = client.call(3, node, [UInt8](repeating: 0, count: 16))
+            return error == 0 ? client.number(data, 24) : nil
+        }
+        #expect(size(file) == 5 && size(deep) == 5)
+        // FATTR_SIZE without a handle, FATTR_MODE.
+        let size2 = little(UInt32(8)) + [UInt8](repeating: 0, count: 12) + little(UInt64(2))
+        #expect(client.call(4, file, size2 + [UInt8](repeating: 0, count: 64)).error == 0 && size(file) == 2)
+        #expect(client.read(handles[0]).data == Array("pl".utf8))
+        #expect(client.read(handles[2]).data == Array("plain".utf8))
+        func close(_ handle: UInt64) { _ = client.call(18, file, little(handle) + [UInt8](repeating: 0, count: 16)) }
+        close(handles[0])
+        #expect(size(file) == 2)
+        close(handles[1])
+        #expect(size(file) == nil && size(deep) == 5)
+    }
+
+    @Test("what is appended goes to the end, pages of a mapping of the same open file to where they belong")
+    func appended() throws {
+        let client = try Client()
+        let handle = client.open(client.lookUp("file"), flags: 0o2002).handle
+        func write(_ words: String, at offset: UInt64, isCached: Bool) -> Int32 {
+            let flags = little(UInt32(isCached ? 0 : 0o2002)) + little(UInt32(0))
+            let start = little(handle) + little(offset) + little(UInt32(words.utf8.count))
+            let request = start + little(UInt32(isCached ? 1 : 0)) + little(UInt64(0)) + flags + Array(words.utf8)
+            return client.call(16, client.lookUp("file"), request).error
+        }
+        #expect(write("!", at: 0, isCached: false) == 0)
+        #expect(write("P", at: 0, isCached: true) == 0)
+        try Data("Plain! host".utf8).write(to: URL(fileURLWithPath: client.path + "/file"))
+        #expect(write(" guest", at: 6, isCached: false) == 0)
+        #expect(client.read(handle).data == Array("Plain! host guest".utf8))
+    }
+
     @Test("random requests neither trap nor hang nor reach the outside", arguments: [false, true])
     func fuzz(isMounted: Bool) throws {
         let client = try Client(isMounted: isMounted)

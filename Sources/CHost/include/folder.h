@@ -20,6 +20,7 @@ int roost_chmod_place(int place, unsigned mode);
 int roost_chown_place(int place, unsigned user, unsigned group);
 int roost_utimens_place(int place, const void *times);
 long roost_readlink_place(int place, char *buffer, unsigned long size);
+long roost_append(int fd, const void *bytes, unsigned long count);
 int roost_fallocate_mode(int fd, int mode, int64_t offset, int64_t length);
 // As many descriptors as the host allows; how many that is.
 unsigned long roost_raise_descriptor_limit(void);

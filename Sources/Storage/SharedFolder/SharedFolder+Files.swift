@@ -7,8 +7,10 @@ extension SharedFolder {
     static let exclusive: Int32 = 0o200
     static let truncate: Int32 = 0o1000
     private static let directory: Int32 = 0o200000
-    /// Access mode, O_TRUNC, O_APPEND, O_DSYNC, O_SYNC.
-    private static let allowed: Int32 = 0o3 | 0o1000 | 0o2000 | 0o10000 | 0o4010000
+    private static let append: UInt32 = 0o2000
+    /// Access mode, O_TRUNC, O_DSYNC, O_SYNC. What is appended says so itself: pages of a mapping are written back by the
+    /// same handle, to where they belong.
+    private static let allowed: Int32 = 0o3 | 0o1000 | 0o10000 | 0o4010000
 
     /// What is left of a guest's flags.
     static func openFlags(_ flags: Int32) -> Int32 { flags & allowed }
@@ -39,9 +41,30 @@ extension SharedFolder {
     ) {
         let handle = contents.nextHandle
         contents.nextHandle &+= 1
-        contents.handles[handle] = Handle(node: node, flags: flags & ~Self.truncate, opened: opened)
+        keep(Handle(node: node, flags: flags & ~Self.truncate, opened: opened), handle, &contents)
         reply.long(handle)
         reply.long(0)
+    }
+
+    /// Keeps an open file under a number, and its place with it.
+    func keep(_ handle: Handle, _ number: UInt64, _ contents: inout Contents) {
+        contents.handles[number] = handle
+        if contents.held[handle.node] != nil {
+            contents.held[handle.node]?.handles += 1
+        } else if let place = try? place(handle.node, &contents) {
+            contents.held[handle.node] = HeldPlace(place: place)
+        }
+    }
+
+    private func release(_ number: UInt64, _ contents: inout Contents) {
+        guard let node = contents.handles.removeValue(forKey: number)?.node, let held = contents.held[node] else {
+            return
+        }
+        if held.handles > 1 {
+            contents.held[node]?.handles -= 1
+        } else {
+            contents.held[node] = nil
+        }
     }
 
     /// What is done with an open file.
@@ -51,7 +74,7 @@ extension SharedFolder {
         let number = try request.long()
         guard let opened = contents.handles[number]?.opened else { throw FUSEError.badHandle }
         switch (operation, opened) {
-        case (.release, _), (.releaseFolder, _): contents.handles[number] = nil
+        case (.release, _), (.releaseFolder, _): release(number, &contents)
         case (.flush, _): break
         case (.synchronize, .file(let open)): try open.file.synchronize(dataOnly: try request.word() & 1 != 0)
         case (.synchronizeFolder, _), (.synchronize, _): break
@@ -74,10 +97,18 @@ extension SharedFolder {
             guard count > 0 else { return reply }
             reply.data(try open.file.read(at: offset, count: count)[...])
         case .write:
-            let count = Int(try request.word())
-            try request.skip(20)
+            let (count, kind) = (Int(try request.word()), try request.word())
+            try request.skip(8)
+            let flags = try request.word()
+            try request.skip(4)
             guard count <= Self.mostBytes else { throw FUSEError.invalid }
-            try open.file.write(try request.data(count), at: offset)
+            let data = try request.data(count)
+            // FUSE_WRITE_CACHE (bit 0): from the guest's page cache.
+            if kind & 1 == 0, flags & Self.append != 0 {
+                try open.file.append(data)
+            } else {
+                try open.file.write(data, at: offset)
+            }
             reply.word(UInt32(count))
             reply.word(0)
         case .changeRoom:

@@ -15,7 +15,7 @@ extension SharedFolder {
         var found = top
         while at != Self.root {
             guard let node = contents.nodes[at] else { throw FUSEError.stale }
-            if let place = node.place {
+            if let place = node.place ?? contents.held[at]?.place {
                 found = place
                 break
             }
@@ -147,7 +147,7 @@ extension SharedFolder {
                 guard let opened = try? open(handle.node, handle.flags, isFolder: handle.isFolder, &contents) else {
                     continue
                 }
-                contents.handles[handle.id] = Handle(node: handle.node, flags: handle.flags, opened: opened)
+                keep(Handle(node: handle.node, flags: handle.flags, opened: opened), handle.id, &contents)
             }
         }
     }

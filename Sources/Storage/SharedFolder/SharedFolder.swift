@@ -41,11 +41,19 @@ public final class SharedFolder: Sendable {
         var opened: Opened
     }
 
+    /// The place of a file that is open, which stays its place when it has no name any more.
+    struct HeldPlace: Sendable {
+        var place: FolderPlace
+        var handles = 1
+    }
+
     /// All that a guest knows. One request at a time is served.
     struct Contents: Sendable {
         var nodes: [UInt64: Node] = [:]
         var numbers: [[UInt64]: UInt64] = [:]
         var handles: [UInt64: Handle] = [:]
+        /// Of the numbers that have handles.
+        var held: [UInt64: HeldPlace] = [:]
         var nextNode: UInt64 = 2
         var nextHandle: UInt64 = 1
         /// Numbers whose places are open, oldest first.
