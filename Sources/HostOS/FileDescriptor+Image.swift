@@ -7,6 +7,11 @@ extension FileDescriptor {
         try open(path, O_RDWR | O_CREAT | (replacing ? O_TRUNC : O_EXCL))
     }
 
+    /// Opens a file that is to become a disk, with what it holds, or makes one.
+    public static func openOrCreateDisk(_ path: String) throws(HostError) -> FileDescriptor {
+        try open(path, O_RDWR | O_CREAT)
+    }
+
     /// Writes all bytes at `offset`.
     public func write(_ bytes: ArraySlice<UInt8>, at offset: UInt64) throws(HostError) {
         try bytes.withScatterList { (list) throws(HostError) in try write(list, at: offset) }

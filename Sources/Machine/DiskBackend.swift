@@ -1,9 +1,9 @@
 // Disk images as what stands behind the machine's block devices.
 internal import Devices
 internal import Foundation
-internal import GuestMemory
+package import GuestMemory
 internal import HostOS
-internal import Storage
+package import Storage
 internal import Synchronization
 
 /// What becomes of a request that the host can't carry out.
@@ -15,13 +15,21 @@ public enum DiskErrorPolicy: String, Sendable, CaseIterable {
 }
 
 /// An open image behind a block device.
-final class DiskBackend: BlockBackend {
+package final class DiskBackend: BlockBackend {
+    /// How images are opened.
+    package typealias Opening = @Sendable (String, DiskOptions) throws(StorageError) -> any DiskImage
+
     /// The image; another one takes its place when a snapshot keeps it.
     private let opened: Mutex<any DiskImage>
     /// Held for reading by requests, for writing while the image is exchanged.
     private let exchange = ReadersWriterLock()
+    private let opening: Opening
     private let options: DiskOptions
-    let writesThrough: Bool
+    /// As the image had it that was opened first; those that take its place are the same disk.
+    package let byteCount: UInt64
+    /// The same.
+    package let isReadOnly: Bool
+    package let writesThrough: Bool
     private let traffic: Traffic
     private let policy: DiskErrorPolicy
     private let limiting: Mutex<(limits: DiskLimits, throttle: DiskThrottle?)>
@@ -29,9 +37,17 @@ final class DiskBackend: BlockBackend {
     /// Requests that wait for better times.
     private let waiting = Atomic<Int>(0)
 
-    private init(_ image: any DiskImage, _ disk: DiskConfiguration, _ traffic: Traffic) {
+    /// Most attempts to open an image again at once, and nanoseconds between them: a child of this process has all that is
+    /// open, locks too, between fork and exec.
+    private static let (attempts, pause): (Int, UInt64) = (10, 20_000_000)
+
+    private init(_ disk: DiskConfiguration, _ traffic: Traffic, _ opening: @escaping Opening) throws(StorageError) {
+        let image = try opening(disk.path, disk.options)
         opened = Mutex(image)
+        byteCount = image.byteCount
+        isReadOnly = image.isReadOnly
         options = disk.options
+        self.opening = opening
         self.traffic = traffic
         writesThrough = disk.options.cache == .writethrough
         policy = disk.errorPolicy
@@ -61,10 +77,7 @@ final class DiskBackend: BlockBackend {
     /// Whether several threads gain from using it at once.
     var isConcurrent: Bool { image is RawImage || (image as? NBDImage)?.allowsSeveral == true }
 
-    var byteCount: UInt64 { image.byteCount }
-    var isReadOnly: Bool { image.isReadOnly }
-
-    func read(at offset: UInt64, into buffer: TransferBuffer) throws {
+    package func read(at offset: UInt64, into buffer: TransferBuffer) throws {
         traffic.addDiskRead(buffer.count)
         throttle?.wait(UInt64(buffer.count))
         try carryOut { image in
@@ -76,7 +89,7 @@ final class DiskBackend: BlockBackend {
         }
     }
 
-    func write(_ buffer: TransferBuffer, at offset: UInt64) throws {
+    package func write(_ buffer: TransferBuffer, at offset: UInt64) throws {
         traffic.addDiskWritten(buffer.count)
         throttle?.wait(UInt64(buffer.count))
         try carryOut { image in
@@ -85,16 +98,41 @@ final class DiskBackend: BlockBackend {
         }
     }
 
-    func flush() throws { try carryOut { try $0.flush() } }
+    package func flush() throws { try carryOut { try $0.flush() } }
 
-    func discard(at offset: UInt64, length: UInt64) throws {
-        throttle?.wait(0)
-        try carryOut { try $0.discard(at: offset, length: length) }
+    package func discard(at offset: UInt64, length: UInt64) throws {
+        try discard(at: offset, length: length, for: TransferBuffer(count: 0))
     }
 
-    func writeZeroes(at offset: UInt64, length: UInt64, mayUnmap: Bool) throws {
+    package func writeZeroes(at offset: UInt64, length: UInt64, mayUnmap: Bool) throws {
+        try writeZeroes(at: offset, length: length, mayUnmap: mayUnmap, for: TransferBuffer(count: 0))
+    }
+
+    package func discard(at offset: UInt64, length: UInt64, for request: TransferBuffer) throws {
         throttle?.wait(0)
-        try carryOut { try $0.writeZeroes(at: offset, length: length, mayUnmap: mayUnmap) }
+        try carryOut { image in
+            try Self.change(image, for: request) { try image.discard(at: offset, length: length) }
+        }
+    }
+
+    package func writeZeroes(
+        at offset: UInt64, length: UInt64, mayUnmap: Bool, for request: TransferBuffer
+    ) throws {
+        throttle?.wait(0)
+        try carryOut { image in
+            try Self.change(image, for: request) {
+                try image.writeZeroes(at: offset, length: length, mayUnmap: mayUnmap)
+            }
+        }
+    }
+
+    /// Does something as a request's transfer; for a server, as long as that likes, it only begins as one.
+    private static func change(
+        _ image: any DiskImage, for request: TransferBuffer, _ body: () throws -> Void
+    ) throws {
+        guard image.isRemote else { return try request.withMemory { _ in try body() } }
+        try request.withMemory { _ in }
+        try body()
     }
 
     /// A transfer that whoever begins it carries out by itself.
@@ -139,7 +177,7 @@ final class DiskBackend: BlockBackend {
         var isWaiting = false
         defer { if isWaiting { waiting.subtract(1, ordering: .relaxed) } }
         while true {
-            do { return try exchange.read { try body(image) } } catch let error as HostError {
+            do { return try exchange.read { try body(try current()) } } catch let error as HostError {
                 let isFull = HostErrorNumber.noRoom.contains(error.errno)
                 guard policy == .pause, isFull || error.errno == HostErrorNumber.ioError,
                     !isClosing.load(ordering: .relaxed)
@@ -153,6 +191,18 @@ final class DiskBackend: BlockBackend {
         }
     }
 
+    /// The image. One that could not be opened again is tried anew.
+    private func current() throws -> any DiskImage {
+        try opened.withLock { image in
+            guard let closed = image as? ClosedImage else { return image }
+            do { image = try opening(closed.path, closed.options) } catch {
+                // An I/O error, which a disk may wait out.
+                throw HostError("\(error)", errno: HostErrorNumber.ioError)
+            }
+            return image
+        }
+    }
+
     private func waitASecond() {
         for _ in 0..<20 where !isClosing.load(ordering: .relaxed) { HostClock.sleep(nanoseconds: 50_000_000) }
     }
@@ -163,38 +213,64 @@ final class DiskBackend: BlockBackend {
     /// Opens a disk's image; what the user should know about it is said on the terminal.
     static func open(_ disk: DiskConfiguration, _ traffic: Traffic) throws(MachineError) -> DiskBackend {
         do {
-            let image = try Disk.open(disk.path, disk.options)
-            if let note = image.note { Terminal.note("roost: \(note)") }
-            return DiskBackend(image, disk, traffic)
+            let backend = try DiskBackend(disk, traffic) { (path, options) throws(StorageError) in
+                try Disk.open(path, options)
+            }
+            if let note = backend.image.note { Terminal.note("roost: \(note)") }
+            return backend
         } catch {
             throw MachineError(error.code == .inUse ? .diskInUse : .disk, error.description)
         }
     }
 
+    /// Opens a disk as `open` does, by a function of the caller's; for tests.
+    package convenience init(_ disk: DiskConfiguration, opening: @escaping Opening) throws(StorageError) {
+        try self.init(disk, Traffic(), opening)
+    }
+
     /// Gives the image's file another name, which nobody writes to from now on, and goes on with a new image over it in
-    /// its place. The guest stands still.
-    func lay(as layer: String) throws {
+    /// its place. The guest stands still. An image that can't be opened again at once is when it is needed next.
+    package func lay(as layer: String) throws {
         try exchange.write {
+            let format = try current().format
             let path = image.path
             try image.flush()
             var name = Qcow2Options()
             name.base = layer.split(separator: "/").last.map(String.init)
-            name.baseFormat = image.format
+            name.baseFormat = format
             // The one that was open must let go of its file.
-            opened.withLock { $0 = ClosedImage(byteCount: $0.byteCount, path: path) }
-            do {
-                try Self.layFile(path, as: layer, name)
-            } catch {
-                let old = try Disk.open(path, options)
-                opened.withLock { $0 = old }
-                throw error
-            }
-            let new = try Disk.open(path, options)
-            opened.withLock { $0 = new }
+            var options = options
+            // The format that the user named may be that of a layer by now.
+            if options.format != nil { options.format = format }
+            setAside(path, options)
+            defer { reopen() }
+            try Self.layFile(path, as: layer, name)
+            options.format = .qcow2
+            setAside(path, options)
+            try DurableFile.synchronize(path.lastIndex(of: "/").map { String(path[...$0]) } ?? ".")
         }
     }
 
-    /// At every moment there is a whole image at `path`, whatever ends this process.
+    /// Lets go of the image, and notes how it is to be opened.
+    private func setAside(_ path: String, _ options: DiskOptions) {
+        opened.withLock { $0 = ClosedImage(byteCount: byteCount, path: path, options) }
+    }
+
+    /// Opens the image again.
+    private func reopen() {
+        var failure: (any Error)?
+        for attempt in 0..<Self.attempts {
+            if attempt > 0 { HostClock.sleep(nanoseconds: Self.pause) }
+            do {
+                _ = try current()
+                return
+            } catch { failure = error }
+        }
+        if let failure { Terminal.note("roost: disk \(image.path) could not be opened again yet: \(failure)") }
+    }
+
+    /// At every moment there is a whole image at `path`, whatever ends this process. When this has returned, it stands on
+    /// the layer.
     private static func layFile(_ path: String, as layer: String, _ options: Qcow2Options) throws {
         guard try DurableFile.link(path, as: layer) else {
             throw MachineError(.disk, "its file system has no hard links, which layers need")
@@ -203,7 +279,8 @@ final class DiskBackend: BlockBackend {
         do {
             try? FileManager.default.removeItem(atPath: new)
             try Qcow2Image.create(new, options).flush()
-            try DurableFile.move(new, to: path)
+            // The folder comes later: if that failed, the image would stand on the layer already.
+            try DurableFile.move(new, to: path, isSynchronized: false)
         } catch {
             try? FileManager.default.removeItem(atPath: new)
             try? FileManager.default.removeItem(atPath: layer)
@@ -214,22 +291,25 @@ final class DiskBackend: BlockBackend {
     /// Brings everything written to the file; says on the terminal if that fails.
     func close() {
         stopWaiting()
-        guard !image.isReadOnly else { return }
+        guard !isReadOnly else { return }
         do { try image.flush() } catch { Terminal.note("roost: disk \(image.path): \(error)") }
     }
 }
 
-/// What stands for an image while it is exchanged: nobody asks it for anything.
+/// What stands for an image while it is exchanged, or until it can be opened again: nobody asks it for anything.
 private final class ClosedImage: DiskImage {
     let path: String
     let byteCount: UInt64
+    /// How it is to be opened.
+    let options: DiskOptions
     var format: DiskFormat { .raw }
     var isReadOnly: Bool { true }
     var note: String? { nil }
 
-    init(byteCount: UInt64, path: String) {
+    init(byteCount: UInt64, path: String, _ options: DiskOptions) {
         self.byteCount = byteCount
         self.path = path
+        self.options = options
     }
 
     private func refuse() throws(HostError) -> Never { throw HostError("use \(path)", errno: HostErrorNumber.ioError) }

@@ -11,6 +11,7 @@ final class ImageFile: Sendable {
     /// The same file, past the host's cache.
     private let direct: DirectFile?
     private let cache: CacheMode
+    private let durability = Durability()
 
     init(path: String, readOnly: Bool, cache: CacheMode = .writeback) throws(StorageError) {
         let file: FileDescriptor
@@ -49,14 +50,20 @@ final class ImageFile: Sendable {
 
     /// Makes a new file and locks it.
     init(creating path: String, replacing: Bool = false) throws(StorageError) {
-        // One that is in use must not be cut to nothing before its lock is asked for.
-        if replacing, unsafe access(path, F_OK) == 0 { _ = try ImageFile(path: path, readOnly: false) }
-        do { file = try FileDescriptor.createDisk(path, replacing: replacing) } catch {
+        do {
+            if replacing {
+                file = try FileDescriptor.openOrCreateDisk(path)
+            } else {
+                file = try FileDescriptor.createDisk(path)
+            }
+        } catch {
             if error.errno == EEXIST { throw StorageError(.exists, "disk \(path): is there already") }
             throw Self.explain(error, path, false)
         }
         guard file.kind == .regular else { throw StorageError(.notADisk, "disk \(path): is not a file") }
         try Self.lock(file, path, exclusive: true)
+        // Not before: somebody may be using it.
+        do { try file.setByteCount(0) } catch { throw Self.explain(error, path, false) }
         self.path = path
         isReadOnly = false
         isBlockDevice = false
@@ -156,8 +163,11 @@ final class ImageFile: Sendable {
 
     func write(_ bytes: [UInt8], at offset: UInt64) throws { try write(bytes[...], at: offset) }
 
-    /// Makes everything written durable, unless nobody wants that.
-    func synchronize() throws { if cache != .unsafe { try file.synchronize() } }
+    /// Makes everything written durable, unless nobody wants that. Once that has failed, it always does.
+    func synchronize() throws(StorageError) {
+        if cache == .unsafe { return }
+        try durability.keep(path) { () throws(HostError) in try file.synchronize() }
+    }
 
     /// Gives a range back to the host; false if it can't be done here.
     func discard(at offset: UInt64, length: UInt64) throws -> Bool { try file.discard(at: offset, length: length) }

@@ -1,6 +1,7 @@
 // The virtio SCSI host, its disks and drives, driven from the specifications.
 import DeviceModel
 import Devices
+import Foundation
 import GuestMemory
 import MachineTesting
 import Synchronization
@@ -101,7 +102,74 @@ private final class SCSIRig {
     }
 }
 
+/// A disk that keeps whoever asks whether it can be written waiting: a write, before it takes the guest's bytes.
+private final class HesitantDisk: BlockBackend {
+    let begun = DispatchSemaphore(value: 0)
+    let proceed = DispatchSemaphore(value: 0)
+    let writes = Mutex(0)
+    var byteCount: UInt64 { 4096 }
+    var isReadOnly: Bool {
+        begun.signal()
+        proceed.wait()
+        return false
+    }
+    var writesThrough: Bool { false }
+    func read(at offset: UInt64, into buffer: TransferBuffer) throws {}
+    func write(_ buffer: TransferBuffer, at offset: UInt64) throws { writes.withLock { $0 += 1 } }
+    func flush() throws {}
+    func discard(at offset: UInt64, length: UInt64) throws {}
+    func writeZeroes(at offset: UInt64, length: UInt64, mayUnmap: Bool) throws {}
+}
+
 @Suite struct SCSIControllerTests {
+    private static let features: UInt64 = version1 | 1 << 1 | 1 << 2
+    private static let ready: [UInt8] = [0, 0, 0, 0, 0, 0]
+    private static let writeFirstBlock: [UInt8] = [0x2A, 0, 0, 0, 0, 0, 0, 0, 1, 0]
+
+    @Test func `what waits when the device is reset isn't done, whatever its memory holds then`() throws {
+        let held = HeldWorker()
+        let rig = try SCSIRig(held, clearsAttention: false)
+        rig.start(Self.ready)
+        held.runAll()
+        #expect(rig.reply().reason == [6, 0x29, 0])
+        // The first of them would hear of the reset instead.
+        for base in [0x30_0000, 0x31_0000] as [UInt64] {
+            rig.start(Self.writeFirstBlock, out: [UInt8](repeating: 9, count: 512), at: base)
+        }
+        rig.rig.start(features: Self.features)
+        rig.rig.put([UInt8](repeating: 7, count: 512), at: 0x40_0000)
+        held.runAll()
+        #expect(rig.disk.contents.allSatisfy { $0 == 0 })
+        rig.start(Self.ready)
+        held.runAll()
+        #expect(rig.reply().reason == [6, 0x29, 0])
+    }
+
+    @Test func `a command under way when the device is reset takes nothing more from the guest's memory`() throws {
+        let held = HeldWorker()
+        let rig = try SCSIRig(held, clearsAttention: false)
+        let disk = HesitantDisk()
+        _ = rig.controller.plug(SCSIUnit(.disk, medium: disk, identifier: "slow"), target: 5)
+        rig.start(Self.ready, target: 5)
+        held.runAll()
+        #expect(rig.reply().reason == [6, 0x29, 0])
+        rig.start(Self.writeFirstBlock, target: 5, out: [UInt8](repeating: 9, count: 512))
+        let done = DispatchSemaphore(value: 0)
+        Thread.detachNewThread {
+            held.runAll()
+            done.signal()
+        }
+        disk.begun.wait()
+        // Nobody knows how long it will be at its medium: the reset doesn't wait.
+        rig.rig.start(features: Self.features)
+        disk.proceed.signal()
+        done.wait()
+        #expect(disk.writes.withLock { $0 } == 0)
+        rig.start(Self.ready, target: 5)
+        held.runAll()
+        #expect(rig.reply().reason == [6, 0x29, 0])
+    }
+
     @Test func `targets without a unit, other units and REPORT LUNS answer as they must`() throws {
         let rig = try SCSIRig()
         #expect(rig.command([0, 0, 0, 0, 0, 0], target: 1).response == 3)

@@ -1,5 +1,7 @@
+import Foundation
 import Glibc
 import Storage
+import Synchronization
 import Testing
 
 /// A file that goes away with its owner.
@@ -22,6 +24,17 @@ private func failure(_ path: String, readOnly: Bool = false) -> StorageError? {
         _ = try RawImage(path: path, readOnly: readOnly)
         return nil
     } catch { return error }
+}
+
+/// Locks an image of a megabyte for a moment, if it is free; something that isn't as it must be meanwhile.
+private func watch(_ path: String) -> String? {
+    do {
+        let image = try RawImage(path: path, readOnly: false)
+        defer { withExtendedLifetime(image) {} }
+        var status = stat()
+        for _ in 0..<20 where stat(path, &status) == 0 && status.st_size != 1 << 20 { return "\(status.st_size) bytes" }
+        return nil
+    } catch { return error.code == .inUse ? nil : error.description }
 }
 
 @Suite struct RawImageTests {
@@ -82,6 +95,23 @@ private func failure(_ path: String, readOnly: Bool = false) -> StorageError? {
         #expect(failure(file.path, readOnly: true) == nil)
         #expect(failure(file.path)?.code == .inUse)
         #expect(throws: StorageError.self) { try reader.write([UInt8](repeating: 0, count: 512), at: 0) }
+    }
+
+    @Test func `a file that is replaced is cut off only by who has its lock`() throws {
+        let file = try ScratchFile(bytes: 1 << 20)
+        let isOver = Mutex(false)
+        let wrong = Mutex<[String]>([])
+        let ended = DispatchSemaphore(value: 0)
+        Thread.detachNewThread { [path = file.path] in
+            while !isOver.withLock({ $0 }) {
+                if let finding = watch(path) { wrong.withLock { $0.append(finding) } }
+            }
+            ended.signal()
+        }
+        for _ in 0..<3000 { try? Disk.createRaw(file.path, size: 1 << 20, replacing: true) }
+        isOver.withLock { $0 = true }
+        ended.wait()
+        #expect(wrong.withLock { $0.first } == nil)
     }
 
     @Test func `another process is kept out and told who has it`() async throws {

@@ -97,8 +97,20 @@ public final class BlockSource: Sendable {
 
     // MARK: For the server
 
-    /// Takes at most `limit` requests; none if there are none now, or the device doesn't run.
+    /// Takes at most `limit` requests; none if there are none now, or the device or the machine doesn't run.
+    ///
+    /// While the door is closed the queue stays as it is: it is being saved, and so is what has been taken from it.
     public func take(_ limit: Int) -> [BlockJob] {
+        guard let door = parts?.disk.door else { return [] }
+        let taken = Mutex<[BlockJob]>([])
+        _ = door.admitNow(.several([])) { [self] _ in
+            let jobs = takeNow(limit)
+            taken.withLock { $0 = jobs }
+        }
+        return taken.withLock { $0 }
+    }
+
+    private func takeNow(_ limit: Int) -> [BlockJob] {
         guard let (disk, transport) = parts else { return [] }
         var jobs = repeated.withLock { repeated in
             defer { repeated = [] }
@@ -115,19 +127,36 @@ public final class BlockSource: Sendable {
     }
 
     /// Says that the source isn't looked at any more, since it was empty; false if it isn't empty any more, and goes on.
+    /// If nothing could be taken, the server is woken when the door opens.
     public func rests() -> Bool {
         isActive.store(false, ordering: .releasing)
+        guard let door = parts?.disk.door else { return true }
+        let hasMore = Mutex(false)
+        let isOpen = door.admitNow(.several([])) { [self] _ in
+            let isPending = enableNotifications()
+            hasMore.withLock { $0 = isPending }
+        }
+        guard isOpen else {
+            parts?.disk.look(at: door.now)
+            return true
+        }
+        return !(hasMore.withLock { $0 } && begins())
+    }
+
+    private func enableNotifications() -> Bool {
         let isPending = parts?.transport.withQueue(queue) { (queue) throws(VirtqueueError) in
             try queue.enableNotifications()
         }
-        return !(isPending == true && begins())
+        return isPending == true || repeated.withLock { !$0.isEmpty }
     }
 
     /// Carries a request out.
     public func perform(_ job: BlockJob) -> BlockCompletion {
-        guard let disk = parts?.disk else { return BlockCompletion(job, status: BlockStatus.ioError.rawValue) }
+        guard let (disk, transport) = parts else {
+            return BlockCompletion(job, status: BlockStatus.ioError.rawValue)
+        }
         do {
-            return BlockCompletion(job, status: 0, data: try disk.perform(job.operation))
+            return BlockCompletion(job, status: 0, data: try disk.perform(job, transport))
         } catch let error as BlockStatus {
             return BlockCompletion(job, status: error.rawValue)
         } catch {
@@ -171,6 +200,13 @@ public final class BlockSource: Sendable {
             try queue.publish(count)
             if count > 0, try queue.shouldInterrupt() { transport.interrupt(queue: self.queue) }
         }
+    }
+}
+
+extension TransferBuffer {
+    /// A transfer of no bytes: what isn't one, and must end with its device's life as they do.
+    init(_ memory: GuestMemory, gate: TransferGate, life: UInt64) {
+        self.init(memory, [], from: 0, count: 0, isFilled: false, gate: gate, life: life)
     }
 }
 
@@ -250,8 +286,9 @@ extension VirtioBlock {
     }
 
     /// What a request brings beside what it leaves in the guest's memory.
-    func perform(_ operation: BlockOperation) throws -> [UInt8] {
-        switch operation {
+    func perform(_ job: BlockJob, _ transport: VirtioPCI) throws -> [UInt8] {
+        let request = TransferBuffer(transport.memory, gate: gate, life: job.life)
+        switch job.operation {
         case .read(let offset, let buffer):
             try backend.read(at: offset, into: buffer)
             return door.isOrdered ? buffer.bytes : []
@@ -260,10 +297,13 @@ extension VirtioBlock {
             try makeDurable()
         case .flush: try backend.flush()
         case .discard(let ranges):
-            for range in ranges { try backend.discard(at: range.lowerBound, length: UInt64(range.count)) }
+            for range in ranges {
+                try backend.discard(at: range.lowerBound, length: UInt64(range.count), for: request)
+            }
         case .writeZeroes(let ranges):
             for (range, mayUnmap) in ranges {
-                try backend.writeZeroes(at: range.lowerBound, length: UInt64(range.count), mayUnmap: mayUnmap)
+                try backend.writeZeroes(
+                    at: range.lowerBound, length: UInt64(range.count), mayUnmap: mayUnmap, for: request)
             }
             try makeDurable()
         case .identify:

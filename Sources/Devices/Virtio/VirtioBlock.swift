@@ -29,9 +29,25 @@ public protocol BlockBackend: AnyObject, Sendable {
     func discard(at offset: UInt64, length: UInt64) throws
     /// Makes a range read as zeroes.
     func writeZeroes(at offset: UInt64, length: UInt64, mayUnmap: Bool) throws
+    /// Discards for a request, a transfer of no bytes: nothing is done if its device has been reset, which waits for it.
+    func discard(at offset: UInt64, length: UInt64, for request: TransferBuffer) throws
+    /// Zeroes for a request, in the same way.
+    func writeZeroes(at offset: UInt64, length: UInt64, mayUnmap: Bool, for request: TransferBuffer) throws
 }
 
 extension BlockBackend {
+    /// Discards as the request's transfer.
+    public func discard(at offset: UInt64, length: UInt64, for request: TransferBuffer) throws {
+        try request.withMemory { _ in try discard(at: offset, length: length) }
+    }
+
+    /// Zeroes as the request's transfer.
+    public func writeZeroes(
+        at offset: UInt64, length: UInt64, mayUnmap: Bool, for request: TransferBuffer
+    ) throws {
+        try request.withMemory { _ in try writeZeroes(at: offset, length: length, mayUnmap: mayUnmap) }
+    }
+
     /// Reads `count` bytes from `offset`.
     func read(at offset: UInt64, count: Int) throws -> [UInt8] {
         let buffer = TransferBuffer(count: count)
@@ -79,6 +95,8 @@ public final class VirtioBlock: VirtioDevice {
     let gate = TransferGate()
     let identifier: String
     let contents: Mutex<Contents>
+    /// Fires when the queues are to be looked at.
+    private let timer = Mutex<(any DoorTimer)?>(nil)
 
     /// Makes a disk; `identifier` is what the guest reads as its serial number (20 bytes of it).
     public init(
@@ -92,6 +110,8 @@ public final class VirtioBlock: VirtioDevice {
         self.queues = queues
         self.identifier = identifier
         contents = Mutex(Contents(isWriteCacheOn: !backend.writesThrough))
+        let look = door.makeTimer { [weak self] in self?.lookAtAll() }
+        timer.withLock { $0 = look }
     }
 
     // MARK: Identity
@@ -162,6 +182,14 @@ public final class VirtioBlock: VirtioDevice {
         if let source, source.begins() { server.wake(source) }
     }
 
+    private func lookAtAll() { for queue in 0..<queues { notified(queue: queue) } }
+
+    /// Has the queues looked at, at a time or when the door opens after it.
+    func look(at time: UInt64) {
+        let timer = timer.withLock { $0 }
+        timer?.arm(at: time)
+    }
+
     /// Heads of the requests under way.
     public func saveDeviceState() -> VirtioDeviceState {
         var state = VirtioDeviceState()
@@ -184,7 +212,9 @@ public final class VirtioBlock: VirtioDevice {
                 source.again(try keep(try queue.chain(from: held.head), in: queue, held.queue))
             }
         }
-        for queue in 0..<queues { notified(queue: queue) }
+        // A timer that isn't due yet holds up nobody if the machine goes away before the door has ever been open.
+        let isOpen = door.admitNow(.several([])) { [weak self] _ in self?.lookAtAll() }
+        if !isOpen { look(at: door.now &+ 1) }
     }
 
     /// Notes a chain as under way, under the queue's lock; a driver can't have more of them than descriptors.

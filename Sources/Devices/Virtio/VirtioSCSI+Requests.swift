@@ -6,6 +6,7 @@
 //             task management: subtype 32, lun 8 bytes, tag 64; response 8
 //             query, subscribe: lun 8 bytes, events 32; events 32, response 8
 internal import DeviceModel
+internal import GuestMemory
 internal import Synchronization
 
 /// How a request ends.
@@ -42,12 +43,16 @@ extension VirtioSCSI {
         return (Int(min(controls.commandSize, 260)), Int(min(controls.senseSize, 252)))
     }
 
-    /// Carries out a command, on its unit's worker.
+    /// The request as it is noted; nil after a reset. Numbers aren't given twice.
+    private func noted(_ job: Job) -> SCSITask? { contents.withLock { $0.tasks[job.id] } }
+
+    /// Carries out a command, on its unit's worker, unless there was a reset since it came.
     func perform(_ job: Job, _ unit: SCSIUnit, _ transport: VirtioPCI) {
+        guard let task = noted(job) else { return }
         let (commandSize, senseSize) = sizes()
         let start = 19 + commandSize
         let outcome: Outcome
-        if let response = contents.withLock({ $0.tasks[job.id]?.aborted }) {
+        if let response = task.aborted {
             outcome = Outcome(response: response)
         } else if job.header.count < start || job.chain.writableLength < 12 + senseSize {
             outcome = Outcome(response: .failure)
@@ -55,7 +60,7 @@ extension VirtioSCSI {
             let command = SCSICommand(
                 block: Array(job.header[19..<start]), room: job.chain.writableLength - 12 - senseSize,
                 sent: job.chain.readableLength - start
-            ) { transport.memory.gather(job.chain.readable, offset: start, limit: $0) }
+            ) { [gate] in Self.gather(job, from: start, $0, transport.memory, gate) }
             outcome = job.isOtherUnit ? Self.answerForAbsent(command) : Self.execute(command, unit)
         }
         let (code, data) = outcome.packed
@@ -64,6 +69,15 @@ extension VirtioSCSI {
             guard case .blockCompletion(_, let code, let data) = event else { return }
             self?.finish(job, transport, Outcome(code, data, taken: taken))
         }
+    }
+
+    /// Bytes that the guest sends with a command; none after a reset, when they may be something else.
+    private static func gather(
+        _ job: Job, from start: Int, _ count: Int, _ memory: GuestMemory, _ gate: TransferGate
+    ) -> [UInt8] {
+        let request = TransferBuffer(memory, gate: gate, life: job.life)
+        let bytes = try? request.withMemory { _ in memory.gather(job.chain.readable, offset: start, limit: count) }
+        return bytes ?? []
     }
 
     private static func execute(_ command: SCSICommand, _ unit: SCSIUnit) -> Outcome {
@@ -149,7 +163,7 @@ extension VirtioSCSI {
         }
         let resets = 4...5 ~= number(job.header[4..<8])
         slot.worker.run { [weak self, response] in
-            guard let self else { return }
+            guard let self, noted(job) != nil else { return }
             if resets { slot.unit.reset(.unitReset) }
             door.admit(.blockCompletion(id: job.id, error: Int32(response.rawValue), data: [])) { [weak self] _ in
                 self?.answer(job, transport, response)

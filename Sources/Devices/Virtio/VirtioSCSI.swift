@@ -8,6 +8,7 @@
 //   response       sense_len 32, residual 32, status_qualifier 16, status 8, response 8, sense[sense_size]; data
 //   lun            1, target, 01 and 14 bits of the unit, four zeroes
 public import DeviceModel
+internal import GuestMemory
 internal import Synchronization
 
 /// A SCSI host. Each unit's commands are done on a worker of its own, in order, and finish through the door.
@@ -78,6 +79,8 @@ public final class VirtioSCSI: VirtioDevice {
     let door: any Door
     private let makeWorker: @Sendable () -> any Worker
     let contents = Mutex(Contents())
+    /// What the guest sends passes here.
+    let gate = TransferGate()
 
     /// Makes a controller without units.
     public init(
@@ -127,15 +130,22 @@ public final class VirtioSCSI: VirtioDevice {
     /// Notes what was agreed on.
     public func activate(features: UInt64) { contents.withLock { $0.features = features } }
 
-    /// Forgets requests under way and resets the units.
+    /// Forgets requests under way, which take nothing more from the guest's memory, and resets the units.
+    ///
+    /// A command that has all it needs is left to its unit's worker, which may wait long for the medium: those of the next
+    /// driver come behind it.
     public func reset() {
-        let units = contents.withLock { contents in
+        let (slots, busy) = contents.withLock { contents in
+            let targets = Set(contents.tasks.values.map(\.target))
             contents.tasks = [:]
             contents.features = 0
             contents.controls = State()
-            return contents.slots.values.map(\.unit)
+            return (Array(contents.slots.values), contents.slots.filter { targets.contains($0.key) }.map(\.value))
         }
-        for unit in units { unit.reset(.powerOn) }
+        gate.cut()
+        for slot in slots { slot.unit.reset(.powerOn) }
+        // What a command under way has changed of its unit meanwhile is undone.
+        for slot in busy { slot.worker.run { slot.unit.reset(.powerOn) } }
     }
 
     /// Requests under way, and what the units remember.
@@ -277,6 +287,7 @@ public final class VirtioSCSI: VirtioDevice {
         var queue: Int
         var chain: DescriptorChain
         var epoch: UInt64
+        var life: UInt64
         var header: [UInt8]
         /// The target that the request names; nil if it can't be one of ours.
         var target: Int?
@@ -305,7 +316,7 @@ public final class VirtioSCSI: VirtioDevice {
         }
         guard let id else { throw .tooManyInFlight }
         return Job(
-            id: id, queue: index, chain: chain, epoch: queue.epoch, header: header,
+            id: id, queue: index, chain: chain, epoch: queue.epoch, life: gate.life, header: header,
             target: target < 0 ? nil : target, isOtherUnit: isOtherUnit)
     }
 

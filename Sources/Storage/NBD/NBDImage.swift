@@ -22,13 +22,17 @@ public final class NBDImage: DiskImage {
 
     private final class Lane: Sendable {
         let connection: Mutex<NBDConnection?>
+        /// Something was written over the connection that isn't durable yet; changes while the connection is held.
+        let isDirty = Atomic(false)
         init(_ connection: NBDConnection?) { self.connection = Mutex(connection) }
     }
 
     private let lanes: [Lane]
     private let nextLane = Atomic<Int>(0)
-    private let hasUnflushed = Atomic(false)
-    private let hasLost = Atomic(false)
+    /// How often a connection broke over which something was written that wasn't durable.
+    private let losses = Atomic<UInt64>(0)
+    /// Losses that a flush has told of.
+    private let told = Atomic<UInt64>(0)
     private let isDown = Atomic(false)
     private let cache: CacheMode
     private let most: UInt64
@@ -65,11 +69,16 @@ public final class NBDImage: DiskImage {
 
     // MARK: Connections
 
-    /// Does something on a connection, which is made again if it is broken.
-    private func onConnection<Result: Sendable>(_ body: (NBDConnection) throws -> Result) throws -> Result {
+    /// Does something on the connection whose turn it is.
+    private func onConnection<Result: Sendable>(_ body: (NBDConnection, Lane) throws -> Result) throws -> Result {
         let number = nextLane.wrappingAdd(1, ordering: .relaxed).oldValue
         let lane = lanes[Int(UInt(bitPattern: number) % UInt(lanes.count))]
-        return try lane.connection.withLock { connection in
+        return try on(lane) { try body($0, lane) }
+    }
+
+    /// Does something on a connection, which is made again if it is broken.
+    private func on<Result: Sendable>(_ lane: Lane, _ body: (NBDConnection) throws -> Result) throws -> Result {
+        try lane.connection.withLock { connection in
             for _ in 0..<2 {
                 do {
                     let current = try connection ?? reconnect()
@@ -78,7 +87,9 @@ public final class NBDImage: DiskImage {
                 } catch {
                     guard let broken = connection, broken.isBroken else { throw error }
                     connection = nil
-                    if hasUnflushed.exchange(false, ordering: .relaxed) { hasLost.store(true, ordering: .relaxed) }
+                    if lane.isDirty.exchange(false, ordering: .acquiringAndReleasing) {
+                        losses.wrappingAdd(1, ordering: .acquiringAndReleasing)
+                    }
                 }
             }
             throw HostError("use \(path)", errno: HostErrorNumber.ioError)
@@ -119,8 +130,8 @@ public final class NBDImage: DiskImage {
     private var forces: Bool { cache == .writethrough }
 
     /// Notes that something was written; forced writes are durable.
-    private func wrote(_ wasForced: Bool) {
-        if !wasForced && cache != .unsafe { hasUnflushed.store(true, ordering: .relaxed) }
+    private func wrote(over lane: Lane, _ wasForced: Bool) {
+        if !wasForced && cache != .unsafe { lane.isDirty.store(true, ordering: .releasing) }
     }
 
     // MARK: Transfers
@@ -133,7 +144,9 @@ public final class NBDImage: DiskImage {
         try checkRange(offset, UInt64(list.count))
         var bytes = [UInt8](repeating: 0, count: list.count)
         try parts(UInt64(list.count), most) { done, count in
-            try onConnection { try $0.read(at: offset + done, into: &bytes, Int(done)..<Int(done + count)) }
+            try onConnection { connection, _ in
+                try connection.read(at: offset + done, into: &bytes, Int(done)..<Int(done + count))
+            }
         }
         list.store(bytes)
     }
@@ -144,43 +157,52 @@ public final class NBDImage: DiskImage {
         let bytes = list.load()
         try parts(UInt64(bytes.count), most) { done, count in
             let part = bytes[bytes.startIndex + Int(done)..<bytes.startIndex + Int(done + count)]
-            try onConnection { connection in
+            try onConnection { connection, lane in
                 let isForced = forces && connection.forces
                 try connection.write(part, at: offset + done, forced: isForced)
-                wrote(isForced)
+                wrote(over: lane, isForced)
             }
         }
     }
 
-    /// Makes everything written durable.
+    /// Makes everything written durable; flushes that were under way when something was lost all tell of it.
+    ///
+    /// Each connection flushes what went over it: another that is new would find a server that was started again, and
+    /// succeed without what that has lost.
     public func flush() throws {
-        if hasLost.exchange(false, ordering: .relaxed) {
-            throw HostError("flush after the connection to \(path) broke", errno: HostErrorNumber.ioError)
+        let known = told.load(ordering: .acquiring)
+        for lane in lanes where lane.isDirty.load(ordering: .acquiring) { try flush(lane) }
+        let lost = losses.load(ordering: .acquiring)
+        guard lost != known else { return }
+        told.store(lost, ordering: .releasing)
+        // None that goes away by waiting, as the host's errors may.
+        throw StorageError(
+            .host, "disk \(path): the connection broke, and what was written before may be lost with the server")
+    }
+
+    private func flush(_ lane: Lane) throws {
+        try on(lane) { connection in
+            // Nothing is left if another flush was here, or the connection is a new one.
+            guard lane.isDirty.load(ordering: .acquiring) else { return }
+            if connection.flushes { try connection.flush() }
+            lane.isDirty.store(false, ordering: .releasing)
         }
-        guard hasUnflushed.load(ordering: .relaxed) else { return }
-        try onConnection { connection in
-            hasUnflushed.store(false, ordering: .relaxed)
-            do { if connection.flushes { try connection.flush() } } catch {
-                hasUnflushed.store(true, ordering: .relaxed)
-                throw error
-            }
-        }
-        // The connection broke, and with it what was to be flushed.
-        if hasLost.load(ordering: .relaxed) { try flush() }
     }
 
     /// Says that a range isn't needed any more.
     public func discard(at offset: UInt64, length: UInt64) throws {
         try checkWritable(offset, length)
         try parts(length, 1 << 30) { done, count in
-            try onConnection { if $0.trims { try $0.trim(at: offset + done, length: count) } }
+            try onConnection { connection, _ in
+                if connection.trims { try connection.trim(at: offset + done, length: count) }
+            }
         }
     }
 
     /// Makes a range read as zeroes.
     public func writeZeroes(at offset: UInt64, length: UInt64, mayUnmap: Bool) throws {
         try checkWritable(offset, length)
-        let canZero = try onConnection { $0.zeroes }
+        let canZero = try onConnection { connection, _ in connection.zeroes }
         guard canZero else {
             let zeroes = [UInt8](repeating: 0, count: Int(min(length, 1 << 20)))
             return try parts(length, 1 << 20) { done, count in
@@ -188,10 +210,10 @@ public final class NBDImage: DiskImage {
             }
         }
         try parts(length, 1 << 30) { done, count in
-            try onConnection { connection in
+            try onConnection { connection, lane in
                 let isForced = forces && connection.forces
                 try connection.zero(at: offset + done, length: count, mayUnmap: mayUnmap, forced: isForced)
-                wrote(isForced)
+                wrote(over: lane, isForced)
             }
         }
     }

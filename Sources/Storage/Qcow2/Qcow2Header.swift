@@ -83,7 +83,7 @@ struct Qcow2Header: Sendable, Equatable {
         }
         if version == 3 { try readVersion3(file) } else { length = 72 }
         try readTables(file, fixed)
-        try readExtensions(file)
+        try readExtensions(file, fixed)
         try readBackingName(file, fixed)
     }
 
@@ -152,9 +152,12 @@ struct Qcow2Header: Sendable, Equatable {
         snapshotCount = Int(snapshots)
     }
 
-    private mutating func readExtensions(_ file: ImageFile) throws {
-        let end = min(UInt64(clusterSize), try file.byteCount())
+    private mutating func readExtensions(_ file: ImageFile, _ fixed: [UInt8]) throws {
+        var end = min(UInt64(clusterSize), try file.byteCount())
         guard end >= UInt64(length) else { throw file.damaged("has a header that is cut off") }
+        // The base's name follows them, and nothing need stand between.
+        let name = try fixed.big(UInt64.self, 8)
+        if name != 0 { end = min(end, name) }
         let bytes = try file.read(at: 0, exactly: Int(end), "header")
         var place = length
         while place + 8 <= bytes.count {

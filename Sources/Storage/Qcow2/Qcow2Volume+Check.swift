@@ -24,9 +24,25 @@ public struct DiskCheck: Sendable, Codable, Equatable {
 private struct References {
     var counts: [UInt32]
     let clusterBits: UInt64
-    /// Entries of L2 tables that may still be looked at: tables that are named again and again don't take for ever.
-    var budget: Int
+    /// Entries of tables that may still be looked at: tables that are named again and again don't take for ever.
+    private var budget: Int
     var report = DiskCheck()
+
+    /// No image gets more.
+    private static let largestBudget = 1 << 31
+
+    /// None yet, to a file of `clusters` clusters, each of which may be a table of `entries` entries.
+    init(clusters: Int, clusterBits: UInt64, entries: Int) {
+        counts = [UInt32](repeating: 0, count: clusters)
+        self.clusterBits = clusterBits
+        budget = min(Self.largestBudget, max(1 << 28, 4 * clusters * entries))
+    }
+
+    /// Notes that entries are about to be looked at.
+    mutating func spend(_ entries: Int, _ file: ImageFile) throws {
+        budget -= entries
+        guard budget >= 0 else { throw file.unsupported("names its tables too often to be checked") }
+    }
 
     /// Counts a reference to each cluster that a range touches.
     mutating func add(_ offset: UInt64, _ length: UInt64, _ what: @autoclosure () -> String) {
@@ -84,9 +100,7 @@ extension Qcow2Volume {
         guard clusters <= Self.mostCheckedClusters else { throw file.unsupported("is too large to be checked") }
         // The last tables may be in clusters that the file doesn't reach yet.
         let room = Int(clusters) + 1
-        var references = References(
-            counts: [UInt32](repeating: 0, count: room), clusterBits: clusterBits,
-            budget: max(1 << 28, 4 * room * header.l2Entries))
+        var references = References(clusters: room, clusterBits: clusterBits, entries: header.l2Entries)
         references.add(0, UInt64(clusterSize), "the header")
         references.add(
             header.refcountTableOffset, UInt64(header.refcountTableClusters) << clusterBits, "the refcount table")
@@ -99,6 +113,7 @@ extension Qcow2Volume {
         if header.snapshotCount > 0 {
             let (snapshots, bytes) = try Qcow2Snapshot.table(file, header)
             references.add(header.snapshotsOffset, bytes, "the table of snapshots")
+            try references.spend(snapshots.reduce(0) { $0 + $1.l1Entries }, file)
             for snapshot in snapshots {
                 references.add(snapshot.l1Offset, UInt64(snapshot.l1Entries) * 8, "a snapshot's L1 table")
                 let table = try file.read(at: snapshot.l1Offset, exactly: snapshot.l1Entries * 8, "snapshot's L1 table")
@@ -111,8 +126,8 @@ extension Qcow2Volume {
     private mutating func collect(_ l1: [UInt64], _ references: inout References, isActive: Bool) throws {
         for (index, entry) in l1.enumerated() where entry & Qcow2Entry.offset != 0 {
             let offset = entry & Qcow2Entry.offset
-            references.budget -= header.l2Entries
-            guard offset & clusterMask == 0, references.budget >= 0 else {
+            try references.spend(header.l2Entries, file)
+            guard offset & clusterMask == 0 else {
                 references.report.corruptions += 1
                 references.report.find("L1 entry \(index) can't be (\(String(entry, radix: 16)))")
                 continue
@@ -190,6 +205,7 @@ extension Qcow2Volume {
         for (index, entry) in l1.enumerated() where entry & Qcow2Entry.offset != 0 {
             let offset = entry & Qcow2Entry.offset
             guard offset & clusterMask == 0, index < references.counts.count else { continue }
+            try references.spend(header.l2Entries, file)
             try compareMark(entry, offset, "L1 entry \(index)", &references)
             for (place, entry) in try table(at: offset).enumerated() {
                 switch Qcow2Entry.cluster(entry, header) {

@@ -121,11 +121,15 @@ extension Qcow2Volume {
 
     // MARK: Allocation
 
+    /// Counts that one search for free clusters looks at, at most: those of 64 TiB in clusters of 64 KiB.
+    private static let mostSteps = 1 << 30
+
     /// Takes up to `most` free clusters that follow one another; each is counted once.
     mutating func allocate(upTo most: Int) throws -> (offset: UInt64, count: Int) {
         var cluster = firstFree
         // Nothing that counts lies far behind the file's end: a hostile image can't have a search go on for long.
         let last = max(cluster, highWater >> clusterBits) + (1 << 20)
+        var (steps, full) = (0, Set<UInt64>())
         while true {
             guard cluster <= last else { throw file.damaged("counts references to clusters far beyond its end") }
             guard let (place, index) = try refcountPlace(cluster) else {
@@ -139,6 +143,12 @@ extension Qcow2Volume {
             while end < limit, end - first < most, count(place, end) == 0 { end += 1 }
             if end == first {
                 cluster += UInt64(limit - index)
+                steps += limit - index
+                firstFree = cluster
+                // No block counts twice, so a file has to hold all that is looked at.
+                guard full.insert(refcounts.slots[place].offset).inserted, steps <= Self.mostSteps else {
+                    throw file.damaged("counts references to more clusters than it can have")
+                }
                 continue
             }
             let offset = (cluster + UInt64(first - index)) << clusterBits
@@ -200,18 +210,39 @@ extension Qcow2Volume {
         while blocks * perBlock < blocks + UInt64(clusters) { blocks += 1 }
         var table = refcountTable
         table += [UInt64](repeating: 0, count: (clusters << header.clusterBits) / 8 - table.count)
+        for block in 0..<blocks { table[refcountTable.count + Int(block)] = (start + block) << clusterBits }
+        let offset = (start + blocks) << clusterBits
+        let old = (header.refcountTableOffset, UInt64(header.refcountTableClusters))
+        do {
+            try countNewTable(start, blocks, UInt64(clusters))
+            try moveRefcountTable(table, clusters, to: offset)
+        } catch {
+            // Nothing leads to them; the next attempt makes them anew.
+            for block in 0..<blocks { refcounts.remove((start + block) << clusterBits) }
+            throw error
+        }
+        refcountTable = table
+        header.refcountTableOffset = offset
+        header.refcountTableClusters = clusters
+        try drop(Release(first: old.0 >> clusterBits, count: old.1))
+    }
+
+    /// Puts blocks in place, from a first cluster on, that count themselves and a refcount table behind them.
+    private mutating func countNewTable(_ start: UInt64, _ blocks: UInt64, _ clusters: UInt64) throws {
+        let perBlock = UInt64(header.refcountsPerBlock)
         for block in 0..<blocks {
             // What this block counts of the new clusters.
-            table[refcountTable.count + Int(block)] = (start + block) << clusterBits
-            let used = min(perBlock, blocks + UInt64(clusters) - block * perBlock)
+            let used = min(perBlock, blocks + clusters - block * perBlock)
             try makeRoomForRefcounts()
             let place = refcounts.insert((start + block) << clusterBits, [UInt8](repeating: 0, count: clusterSize))
             for index in 0..<Int(used) { setCount(place, index, 1) }
             refcounts.markDirty(place)
         }
-        let offset = (start + blocks) << clusterBits
-        let old = (header.refcountTableOffset, UInt64(header.refcountTableClusters))
         try writeRefcounts()
+    }
+
+    /// Writes a refcount table, and then to the header where it is.
+    private mutating func moveRefcountTable(_ table: [UInt64], _ clusters: Int, to offset: UInt64) throws {
         try write(table.big(0..<table.count), at: offset)
         try synchronize()
         var place: [UInt8] = []
@@ -219,9 +250,5 @@ extension Qcow2Volume {
         place.appendBig(UInt32(clusters))
         try write(place, at: 0x30)
         try synchronize()
-        refcountTable = table
-        header.refcountTableOffset = offset
-        header.refcountTableClusters = clusters
-        try drop(Release(first: old.0 >> clusterBits, count: old.1))
     }
 }

@@ -45,8 +45,10 @@ extension Qcow2Volume {
                 place = end
                 continue
             }
-            let table = try l2PlaceForWriting(index)
+            var table = try l2PlaceForWriting(index)
             while place < end {
+                // Zeroes that are written give clusters back, the table's too if an image maps it.
+                if header.version < 3 { table = try l2PlaceForWriting(index) }
                 try clear(at: place, table, Int((place % header.bytesPerL2) >> clusterBits), keepsRoom, mustBeZero)
                 place += UInt64(clusterSize)
             }

@@ -52,6 +52,8 @@ struct VDILayout: BlockLayout {
         guard UInt64(entry) < blocks else {
             throw table.file.damaged("has a block map with a block \(entry) that isn't")
         }
-        return .file(dataOffset + UInt64(entry) * stride + (stride - blockSize))
+        let (start, isTooFar) = UInt64(entry).multipliedReportingOverflow(by: stride)
+        guard !isTooFar, start <= 1 << 62 else { throw table.file.damaged("has a block that lies beyond its end") }
+        return .file(dataOffset + start + (stride - blockSize))
     }
 }
