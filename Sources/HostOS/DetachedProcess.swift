@@ -8,6 +8,8 @@ internal import Glibc
 public enum DetachedProcess {
     /// The descriptor on which a detached process finds the pipe to its starter.
     public static let reportDescriptor: Int32 = 3
+    /// Bytes at which its log begins anew.
+    private static let longestLog = 1 << 20
 
     /// A process that was started, and what it reports.
     public struct Start: ~Copyable, Sendable {
@@ -58,11 +60,13 @@ public enum DetachedProcess {
         return Start(process: child, report: report)
     }
 
-    /// The starter's pipe, in the process that was started; nil if it was started otherwise.
+    /// The starter's pipe, in the process that was started; nil if it was started otherwise. What it notes from now on
+    /// doesn't let its log grow without end.
     public static func takeReport() -> FileDescriptor? {
         var status = stat()
         guard fstat(reportDescriptor, &status) == 0, status.st_mode & S_IFMT == S_IFIFO else { return nil }
         _ = fcntl(reportDescriptor, F_SETFD, FD_CLOEXEC)
+        Terminal.limitNotes(to: longestLog)
         return FileDescriptor(owning: reportDescriptor)
     }
 

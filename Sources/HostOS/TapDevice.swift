@@ -92,9 +92,14 @@ public final class TapDevice: Sendable {
         _ = try? descriptor.control(Request.setOffloads, value: value)
     }
 
-    /// One frame, with its header if there are headers; the number of bytes, negative if there is none now.
-    public func read(into buffer: inout [UInt8]) -> Int {
-        buffer.withUnsafeMutableBytes { Glibc.read(descriptor.rawValue, $0.baseAddress, $0.count) }
+    /// One frame, with its header if there are headers; the number of bytes, zero if there is none now. An error: the
+    /// interface is gone.
+    public func read(into buffer: inout [UInt8]) throws(HostError) -> Int {
+        let count = buffer.withUnsafeMutableBytes { Glibc.read(descriptor.rawValue, $0.baseAddress, $0.count) }
+        if count >= 0 { return count }
+        let error = HostError.last("read from \(name)")
+        guard error.errno == EAGAIN || error.errno == EINTR else { throw error }
+        return 0
     }
 
     /// Sends the bytes from an offset as one frame; the kernel may drop it.

@@ -1,6 +1,7 @@
 // The user's terminal, pseudo-terminals, and byte streams that outlive their other end.
 internal import CHost
 internal import Glibc
+internal import Synchronization
 
 /// The mode of the user's terminal.
 public enum Terminal {
@@ -29,12 +30,21 @@ public enum Terminal {
         roost_ignore_pipe_signals()
     }
 
+    /// Bytes at which the file that standard error leads to begins anew; zero: it may grow.
+    private static let noteLimit = Atomic<Int>(0)
+
+    /// Has the file that standard error leads to begin anew when notes have made it so long: it is a log of ours.
+    static func limitNotes(to bytes: Int) { noteLimit.store(bytes, ordering: .relaxed) }
+
     /// Writes a line of our own to standard error, whatever mode the terminal is in.
     public static func note(_ text: String) {
         let end = isRaw ? "\r\n" : "\n"
         let lines =
             isRaw ? text.split(separator: "\n", omittingEmptySubsequences: false).joined(separator: "\r\n") : text
-        _ = ByteStream(writing: 2).write(Array((lines + end).utf8))
+        let stream = ByteStream(writing: 2)
+        let limit = noteLimit.load(ordering: .relaxed)
+        if limit > 0 { stream.emptyFile(of: limit) }
+        _ = stream.write(Array((lines + end).utf8))
     }
 }
 
@@ -73,6 +83,15 @@ public struct ByteStream: Sendable {
     public init(writing descriptor: Int32, dropsWhenFull: Bool = false) {
         self.descriptor = descriptor
         self.dropsWhenFull = dropsWhenFull
+    }
+
+    /// Empties a file that has so many bytes or more; what isn't a file stays as it is.
+    public func emptyFile(of limit: Int) {
+        var status = stat()
+        guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG, status.st_size >= limit else {
+            return
+        }
+        _ = ftruncate(descriptor, 0)
     }
 
     /// Writes everything; the error if the other end is gone or the device is full.

@@ -3,7 +3,7 @@ internal import DeviceModel
 internal import Devices
 internal import HostOS
 
-/// What a panic of the guest's kernel does; it is told on standard error and as an event in any case.
+/// What a panic of the guest's kernel does; it is told on standard error and as an event in any case, once until a reset.
 public enum PanicAction: String, Sendable, CaseIterable, Codable {
     /// Nothing more.
     case none
@@ -41,8 +41,9 @@ extension Board {
         }
         try add(panic)
         guard let action = configuration.watchdog else { return }
-        let watchdog = Watchdog(door: door) {
-            Terminal.note("roost: the guest's watchdog has expired: \(action.rawValue)")
+        let watchdog = Watchdog(door: door) { isFirst in
+            // A guest that sets it again and again doesn't fill the log.
+            if isFirst { Terminal.note("roost: the guest's watchdog has expired: \(action.rawValue)") }
             tell(.watchdog)
         }
         try add(watchdog)

@@ -51,7 +51,7 @@ extension Board {
         for path in configuration.drives { _ = try backends.disks.addDrive(path) }
         (backends.ports, backends.cards) = try connectNetworks(configuration, door: door)
         try add(VirtioEntropy(door: door))
-        let balloon = VirtioBalloon(wanted: configuration.balloon)
+        let balloon = VirtioBalloon(wanted: configuration.balloon, door: door)
         try add(balloon)
         backends.balloon = balloon
         try add(VirtioConsole(door: door, output: output))
@@ -89,7 +89,7 @@ extension Board {
     private static var mostDiskQueues: Int { 8 }
 
     func add(_ device: any VirtioDevice) throws(MachineError) {
-        guard bridge.add(VirtioPCI(device: device, memory: memory)) != nil else {
+        guard bridge.add(VirtioPCI(device: device, memory: memory, door: door)) != nil else {
             throw MachineError(.host, "more devices than the PCI bus has slots (31)")
         }
     }

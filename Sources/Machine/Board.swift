@@ -19,6 +19,7 @@ package import GuestMemory
 /// All chips of one machine. Adding a device is one line here.
 package final class Board: Sendable {
     let memory: GuestMemory
+    let door: any Door
     /// The I/O port space.
     package let ports = Bus()
     /// The memory space outside RAM.
@@ -54,6 +55,7 @@ package final class Board: Sendable {
         tscFrequency: UInt64, output: @escaping @Sendable ([UInt8]) -> Void
     ) {
         self.memory = memory
+        self.door = door
         possibleProcessors = max(configuration.mostProcessors, 1)
         self.output = output
         let pic = PIC8259(output: lint0)

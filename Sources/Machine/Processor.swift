@@ -62,7 +62,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
     /// Counts so far; complete when `run` has returned.
     package internal(set) var statistics = RunStatistics()
     private var exitCounts = [UInt64](repeating: 0, count: VMExit.kindNames.count)
-    private var accessCounts: [UInt64: UInt64] = [:]
+    private var accesses = AccessCounts()
 
     /// Makes a processor with its state block cleared. `number` is its place among the `count` of the machine.
     package init(number: Int = 0, of count: Int = 1, memory: GuestMemory, door: any Door, trace: TraceOptions) {
@@ -233,20 +233,20 @@ package final class Processor: PowerControl, @unchecked Sendable {
             if exit != .interrupted { note(.exit(exit)) }
             switch exit {
             case .portRead(let port, let size):
-                count(UInt64(port))
+                accesses.add(port: port)
                 answer(engine, board.ports.read(UInt64(port), size: size))
             case .portWrite(let port, let size, let value):
-                count(UInt64(port))
+                accesses.add(port: port)
                 board.ports.write(UInt64(port), size: size, value: UInt64(value))
                 engine.complete(0)
             case .mmioRead(let address, let size):
-                count(1 << 63 | address >> 12)
+                accesses.add(memory: address)
                 let offset = address &- BoardLayout.localAPIC
                 let value =
                     offset < 0x1000 ? apic.read(offset: offset, size: size) : board.mmio.read(address, size: size)
                 answer(engine, value)
             case .mmioWrite(let address, let size, let value):
-                count(1 << 63 | address >> 12)
+                accesses.add(memory: address)
                 let offset = address &- BoardLayout.localAPIC
                 if offset < 0x1000 {
                     apic.write(offset: offset, size: size, value: value)
@@ -508,8 +508,6 @@ package final class Processor: PowerControl, @unchecked Sendable {
         }
     }
 
-    private func count(_ place: UInt64) { accessCounts[place, default: 0] &+= 1 }
-
     private func finish(since started: UInt64) {
         // SAFETY: this is the vCPU's thread.
         let state = unsafe cpu.state
@@ -527,12 +525,7 @@ package final class Processor: PowerControl, @unchecked Sendable {
         for (kind, count) in exitCounts.enumerated() where count > 0 {
             statistics.exits[VMExit.kindNames[kind]] = count
         }
-        statistics.accesses = [:]
-        for (place, count) in accessCounts {
-            let isMemory = place >> 63 != 0
-            let name = String(isMemory ? (place & ~(1 << 63)) << 12 : place, radix: 16)
-            statistics.accesses[(isMemory ? "memory 0x" : "port 0x") + name] = count
-        }
+        statistics.accesses = accesses.named
     }
 
     /// Counts one more start of the guest.

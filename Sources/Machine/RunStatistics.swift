@@ -142,6 +142,40 @@ public struct RunStatistics: Sendable, Codable, Equatable {
     }
 }
 
+/// How often ports and pages of memory-mapped I/O were accessed. A guest can go on to ever new ones: after so many
+/// places all others count as one.
+struct AccessCounts {
+    private static let mostPlaces = 4096
+    /// By port, or page with bit 63 set.
+    private var counts: [UInt64: UInt64] = [:]
+    private var others: UInt64 = 0
+
+    mutating func add(port: UInt16) { add(UInt64(port)) }
+
+    mutating func add(memory address: UInt64) { add(1 << 63 | address >> 12) }
+
+    private mutating func add(_ place: UInt64) {
+        if let index = counts.index(forKey: place) {
+            counts.values[index] &+= 1
+        } else if counts.count < Self.mostPlaces {
+            counts[place] = 1
+        } else {
+            others &+= 1
+        }
+    }
+
+    /// The counts by names for a person.
+    var named: [String: UInt64] {
+        var named: [String: UInt64] = others > 0 ? ["elsewhere": others] : [:]
+        for (place, count) in counts {
+            let isMemory = place >> 63 != 0
+            let name = String(isMemory ? (place & ~(1 << 63)) << 12 : place, radix: 16)
+            named[(isMemory ? "memory 0x" : "port 0x") + name] = count
+        }
+        return named
+    }
+}
+
 /// Something that happened, kept without formatting.
 struct RunEvent {
     enum What {

@@ -9,6 +9,9 @@ public final class ManualDoor: Door {
         var wallClock: UInt64 = 1_700_000_000_000_000_000
         var timers: [ManualTimer] = []
         var random: UInt64 = 0x9E37_79B9_7F4A_7C15
+        var isClosed = false
+        /// Events that wait for the door to open.
+        var held: [@Sendable () -> Void] = []
     }
 
     private let contents = Mutex(Contents())
@@ -29,8 +32,40 @@ public final class ManualDoor: Door {
         return timer
     }
 
-    /// Runs the event at once.
-    public func admit(_ event: ExternalEvent, _ body: @escaping @Sendable (ExternalEvent) -> Void) { body(event) }
+    /// Runs the event at once, or when the door opens.
+    public func admit(_ event: ExternalEvent, _ body: @escaping @Sendable (ExternalEvent) -> Void) {
+        let isHeld = contents.withLock { contents in
+            if contents.isClosed { contents.held.append { body(event) } }
+            return contents.isClosed
+        }
+        if !isHeld { body(event) }
+    }
+
+    /// Runs the event, unless the door is closed.
+    public func admitNow(_ event: ExternalEvent, _ body: @escaping @Sendable (ExternalEvent) -> Void) -> Bool {
+        if contents.withLock({ $0.isClosed }) { return false }
+        body(event)
+        return true
+    }
+
+    /// Stops time; timers and events wait.
+    @discardableResult
+    public func close() -> UInt64? {
+        contents.withLock { $0.isClosed = true }
+        return nil
+    }
+
+    /// Goes on after `close`.
+    @discardableResult
+    public func open() -> UInt64? {
+        let held = contents.withLock { contents in
+            defer { contents.held = [] }
+            contents.isClosed = false
+            return contents.held
+        }
+        for event in held { event() }
+        return nil
+    }
 
     /// A fixed pseudo-random sequence.
     public func randomBytes(_ count: Int) -> [UInt8] {
@@ -42,8 +77,9 @@ public final class ManualDoor: Door {
         }
     }
 
-    /// Moves time forward, firing due timers in order, each at its own time.
+    /// Moves time forward, firing due timers in order, each at its own time; not while the door is closed.
     public func advance(by nanoseconds: UInt64) {
+        if contents.withLock({ $0.isClosed }) { return }
         let end = now &+ nanoseconds
         while true {
             let due = contents.withLock { contents -> ManualTimer? in

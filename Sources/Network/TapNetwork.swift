@@ -93,12 +93,15 @@ public final class TapNetwork: NetworkLink {
             let (isReady, isWoken) = FileDescriptor.waitForInput(device.descriptor.rawValue, queue.wake.rawValue)
             if isWoken { queue.wake.drain() }
             guard isReady else { continue }
-            var left = 256
-            while left > 0 {
-                left -= 1
-                let count = device.read(into: &buffer)
-                if count <= 0 { break }
-                deliver(header + buffer[..<count])
+            do throws(HostError) {
+                var left = 256
+                while left > 0, case let count = try device.read(into: &buffer), count > 0 {
+                    left -= 1
+                    deliver(header + buffer[..<count])
+                }
+            } catch {
+                if !queue.isStopped { Terminal.note("roost: network: \(error); that card's cable leads nowhere now") }
+                return
             }
         }
     }

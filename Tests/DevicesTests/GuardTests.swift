@@ -45,7 +45,7 @@ import Testing
     private static let second: UInt64 = 1_000_000_000
 
     private func makeWatchdog() -> (Watchdog, Rig) {
-        let watchdog = Watchdog(door: door) { [ends] in ends.add([1]) }
+        let watchdog = Watchdog(door: door) { [ends] isFirst in ends.add([isFirst ? 1 : 2]) }
         let rig = Rig(watchdog)
         // Two stages of 1024 ticks, 1.017 seconds each.
         rig.unlocked(0, 4, 1024)
@@ -113,12 +113,32 @@ import Testing
         #expect(count == 1)
     }
 
-    @Test func `a panic is told`() {
+    @Test func `a watchdog says whether it expires for the first time since a reset`() {
+        let (watchdog, rig) = makeWatchdog()
+        func expire() {
+            rig.unlocked(0, 4, 1024)
+            rig.unlocked(4, 4, 1024)
+            rig.writeConfig(0x68, 1, 0)
+            rig.writeConfig(0x68, 1, 2)
+            door.advance(by: 3 * Self.second)
+        }
+        expire()
+        expire()
+        watchdog.resetDevice()
+        expire()
+        #expect(ends.all == [[1], [2], [1]])
+    }
+
+    @Test func `a panic is told, once until the next reset`() {
         let told = Mutex<[GuestPanic]>([])
         let rig = Rig(PanicDevice { panic in told.withLock { $0.append(panic) } })
         #expect(rig.readConfig(0, 4) == 0x0011_1B36)
         #expect(rig.read(0, 1) == 3)
         for value in [1, 2, 0, 4, 3] as [UInt64] { rig.write(0, 1, value) }
+        #expect(told.withLock { $0 } == [.panicked, .crashKernel])
+        rig.bridge.reset()
+        rig.bridge.assignResources()
+        rig.write(0, 1, 1)
         #expect(told.withLock { $0 } == [.panicked, .crashKernel, .panicked])
     }
 

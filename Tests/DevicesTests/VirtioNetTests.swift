@@ -32,6 +32,26 @@ final class RecordingBackend: NetworkBackend {
     func agreed(to features: VirtioNetFeatures) { contents.withLock { $0.agreed = features } }
 }
 
+/// A backend that has its guest send on for ever: each packet brings the next one, until that is enough.
+private final class EndlessBackend: NetworkBackend {
+    private struct Contents: Sendable {
+        var count = 0
+        var next: (@Sendable () -> Void)?
+    }
+    private let contents = Mutex(Contents())
+    var count: Int { contents.withLock { $0.count } }
+    var next: (@Sendable () -> Void)? {
+        get { contents.withLock { $0.next } }
+        set { contents.withLock { $0.next = newValue } }
+    }
+    func send(_ packet: [UInt8], queue: Int) -> Bool {
+        contents.withLock { $0.count += 1 }
+        next?()
+        return true
+    }
+    func agreed(to features: VirtioNetFeatures) {}
+}
+
 @Suite struct VirtioNetTests {
     private let door = ManualDoor()
     private let backend = RecordingBackend()
@@ -126,6 +146,91 @@ final class RecordingBackend: NetworkBackend {
         card.resume()
         #expect(backend.sent.map { $0[20] } == [0, 1, 2, 3])
         #expect(rig.queues[1].take() != nil)
+    }
+
+    /// A card whose driver has four packets to send that are held back; its rig.
+    private func heldBack(limit: TokenBucket? = nil) throws -> (VirtioNet, VirtioRig) {
+        let card = card(limit: limit)
+        let rig = try VirtioRig(card, door: door)
+        rig.start(features: version1 | eventIndex)
+        rig.put(header + [UInt8](repeating: 5, count: 100), at: 0x20_0000)
+        for _ in 0..<4 { rig.queues[1].add([(0x20_0000, 112, false)]) }
+        rig.kick(1)
+        return (card, rig)
+    }
+
+    @Test func `while the door is closed nothing is sent, though the backend has room again`() throws {
+        backend.hasRoom = false
+        let (card, rig) = try heldBack()
+        backend.hasRoom = true
+        door.close()
+        card.resume()
+        door.advance(by: 1)
+        #expect(backend.sent.isEmpty)
+        door.open()
+        door.advance(by: 1)
+        #expect(backend.sent.count == 4 && rig.queues[1].take() != nil)
+    }
+
+    @Test(arguments: [false, true])
+    func `packets that were held back when the card was saved are sent after a restore`(byLimit: Bool) throws {
+        backend.hasRoom = byLimit
+        let (_, rig) = try heldBack(limit: byLimit ? TokenBucket(rate: 80_000, burst: 800) : nil)
+        #expect(backend.sent.count == (byLimit ? 1 : 0))
+        let state = rig.transport.saveState()
+        backend.hasRoom = true
+        let later = ManualDoor()
+        let copy = VirtioNet(macAddress: [2, 0, 0, 0, 0, 1], door: later, backend: backend)
+        let other = try VirtioRig(copy, memory: rig.memory, door: later)
+        try other.transport.restoreState(state)
+        later.advance(by: 1)
+        #expect(backend.sent.count == 4 && other.transport.isRunning)
+    }
+
+    @Test func `packets for a card whose door is closed wait for it, as many as there is room for`() throws {
+        let card = card()
+        let rig = try VirtioRig(card, door: door)
+        rig.start(features: version1 | mergeable)
+        for index in 0..<4 { rig.queues[0].add([(0x21_0000 + UInt64(index) * 256, 256, true)]) }
+        rig.kick(0)
+        door.close()
+        for index in 0..<300 { card.receive(header + [UInt8](repeating: UInt8(index & 0xFF), count: 60)) }
+        #expect(rig.queues[0].take() == nil && rig.messages.messages.isEmpty)
+        #expect(card.droppedFrames == 300 - 256)
+        door.open()
+        door.advance(by: 1)
+        #expect((0..<4).allSatisfy { _ in rig.queues[0].take() != nil })
+        #expect((0..<4).map { rig.bytes(0x21_0020 + UInt64($0) * 256, 1)[0] } == [0, 1, 2, 3])
+    }
+
+    @Test func `a driver that adds packets without end is left alone for a while, and none is forgotten`() throws {
+        let endless = EndlessBackend()
+        let card = VirtioNet(macAddress: [2, 0, 0, 0, 0, 1], door: door, backend: endless)
+        let rig = try VirtioRig(card, door: door)
+        rig.start(features: version1 | eventIndex)
+        rig.put(header + [UInt8](repeating: 5, count: 60), at: 0x20_0000)
+        let queue = Mutex(rig.queues[1])
+        endless.next = { queue.withLock { _ = $0.add([(0x20_0000, 72, false)]) } }
+        endless.next?()
+        rig.kick(1)
+        #expect(endless.count == 65536)
+        endless.next = nil
+        door.advance(by: 1)
+        #expect(endless.count == 65537 && rig.transport.isRunning)
+    }
+
+    /// - Spec: virtio 1.2, 5.1.6.4.1
+    @Test func `without mergeable buffers a packet that is too long for the next one is dropped`() throws {
+        let card = card()
+        let rig = try VirtioRig(card)
+        rig.start(features: version1)
+        rig.queues[0].add([(0x21_0000, 100, true)])
+        rig.kick(0)
+        card.receive(header + [UInt8](repeating: 1, count: 89))
+        #expect(rig.queues[0].take() == nil && card.droppedFrames == 1)
+        card.receive(header + [UInt8](repeating: 2, count: 88))
+        #expect(rig.queues[0].take()?.length == 100)
+        #expect(rig.bytes(0x21_000C, 88) == [UInt8](repeating: 2, count: 88))
     }
 
     @Test func `a limit lets a burst pass, and the rest in its time, both ways`() throws {

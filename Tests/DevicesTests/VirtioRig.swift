@@ -18,10 +18,10 @@ final class VirtioRig {
     let slot: Int
     var queues: [DriverQueue] = []
 
-    init(_ device: any VirtioDevice, memory: GuestMemory? = nil) throws {
+    init(_ device: any VirtioDevice, memory: GuestMemory? = nil, door: any Door = ManualDoor()) throws {
         self.memory = try memory ?? GuestMemory(size: 16 << 20)
         bridge = PCIHostBridge(ports: ports, memory: mmio, messages: messages, interruptLines: lines)
-        transport = VirtioPCI(device: device, memory: self.memory)
+        transport = VirtioPCI(device: device, memory: self.memory, door: door)
         slot = bridge.add(transport, slot: 3) ?? 0
         bridge.assignResources()
         writeConfig(4, 2, 7)
@@ -71,8 +71,10 @@ final class VirtioRig {
         writeConfig(offset + 2, 2, 0x8000)
     }
 
-    /// Brings the device up as virtio 1.2, 3.1.1 says.
-    func start(features: UInt64, queueSize: UInt16 = 16, useMSIX: Bool = true) {
+    /// Brings the device up as virtio 1.2, 3.1.1 says; `offerEarly` may put buffers in queues before the device is told to go.
+    func start(
+        features: UInt64, queueSize: UInt16 = 16, useMSIX: Bool = true, offerEarly: (VirtioRig) -> Void = { _ in }
+    ) {
         write(0x14, 1, 0)
         write(0x14, 1, 1)
         write(0x14, 1, 3)
@@ -86,6 +88,10 @@ final class VirtioRig {
         if useMSIX { write(0x10, 2, 0) }
         queues = (0..<count).map { index in
             let base = UInt64(0x10_0000 + index * 0x1_0000)
+            let queue = DriverQueue(memory: memory, size: queueSize, base: base)
+            // The device looks at what an earlier life has left.
+            queue.store(UInt32(0), 0x4000)
+            queue.store(UInt32(0), 0x8000)
             write(0x16, 2, UInt64(index))
             write(0x18, 2, UInt64(queueSize))
             if useMSIX { write(0x1A, 2, UInt64(index + 1)) }
@@ -94,8 +100,9 @@ final class VirtioRig {
             write(0x30, 4, base + 0x8000)
             write(0x34, 4, 0)
             write(0x1C, 2, 1)
-            return DriverQueue(memory: memory, size: queueSize, base: base)
+            return queue
         }
+        offerEarly(self)
         write(0x14, 1, 0xF)
     }
 

@@ -369,38 +369,6 @@ private final class ThreadWorker: Worker {
     func run(_ job: @escaping @Sendable () -> Void) { queue.async(execute: job) }
 }
 
-/// A server that takes requests and carries them out when it is told.
-final class HeldServer: BlockServer {
-    private let held = Mutex<[(BlockSource, [BlockJob])]>([])
-    private let holds = Mutex<(one: Bool, any: Bool)>((false, false))
-    /// Only the first source is held.
-    var holdsOne: Bool {
-        get { holds.withLock { $0.one } }
-        set { holds.withLock { $0.one = newValue } }
-    }
-    func wake(_ source: BlockSource) {
-        let jobs = source.take(64)
-        let isHeld = holds.withLock { holds in
-            defer { holds.any = true }
-            return !(holds.one && holds.any)
-        }
-        if isHeld {
-            held.withLock { $0.append((source, jobs)) }
-        } else {
-            source.finish(jobs.map { source.perform($0) })
-        }
-        _ = source.rests()
-    }
-    func run(_ job: @escaping @Sendable () -> Void) { job() }
-    func runAll() {
-        let all = held.withLock { held in
-            defer { held = [] }
-            return held
-        }
-        for (source, jobs) in all { source.finish(jobs.map { source.perform($0) }) }
-    }
-}
-
 /// A disk of sevens, whose first read takes as long as the test wants.
 private final class SlowDisk: BlockBackend {
     let begun = DispatchSemaphore(value: 0)

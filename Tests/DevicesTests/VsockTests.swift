@@ -202,6 +202,16 @@ private struct Packet: Equatable {
         #expect(host.events.last == "ended 2 true true")
     }
 
+    @Test func `a stream that the guest gives up before the host accepts it is over for the host too`() {
+        send(Packet(1000, 7, 1).bytes())
+        send(Packet(1000, 7, 3).bytes())
+        #expect(host.events == ["requested 2 7 1000", "ended 2 true true"])
+        // It has connected meanwhile, and had nothing to end then.
+        device.perform(.accept, on: 2)
+        #expect(host.events.count == 3 && host.events.last == "ended 2 true true")
+        #expect(device.streamCount == 0 && receive() == nil)
+    }
+
     @Test func `there are so many streams and no more`() {
         for port in 0..<1100 as Range<UInt32> { send(Packet(port, 7, 1).bytes()) }
         #expect(device.streamCount == 1024)

@@ -57,6 +57,19 @@ final class Scratch {
         try disk.synchronize()
     }
 
+    @Test("A log that has become too long is emptied, and goes on")
+    func emptied() throws {
+        let scratch = try Scratch()
+        let file = try FileDescriptor.open(
+            try scratch.file("log", [UInt8](repeating: 7, count: 100)), O_WRONLY | O_APPEND)
+        let log = ByteStream(writing: file.rawValue)
+        log.emptyFile(of: 101)
+        #expect(try file.byteCount() == 100)
+        log.emptyFile(of: 100)
+        #expect(log.write([1, 2]) == nil)
+        #expect(try file.byteCount() == 2)
+    }
+
     @Test("A read-only disk can't be written")
     func readOnly() throws {
         let scratch = try Scratch()

@@ -1,9 +1,16 @@
 // The free-mode door: order of timers, disarming, arming from a timer.
 import DeviceModel
+import Devices
 import Foundation
 import Machine
 import Synchronization
 import Testing
+
+/// A cable that leads nowhere.
+private final class Nowhere: NetworkBackend {
+    func send(_ packet: [UInt8], queue: Int) -> Bool { true }
+    func agreed(to features: VirtioNetFeatures) {}
+}
 
 @Suite("Host door")
 struct HostDoorTests {
@@ -48,6 +55,21 @@ struct HostDoorTests {
         timer.arm(at: 0)
         #expect(done.wait(timeout: .now() + 5) == .success)
         holder.withLock { $0 = nil }
+    }
+
+    @Test("While the door is closed a network card doesn't hold up the thread that brings packets and tells of room")
+    func network() throws {
+        let door = try HostDoor()
+        let card = VirtioNet(macAddress: [2, 0, 0, 0, 0, 1], door: door, backend: Nowhere())
+        _ = door.close()
+        let done = DispatchSemaphore(value: 0)
+        Thread.detachNewThread {
+            card.receive([UInt8](repeating: 1, count: 100))
+            card.resume()
+            done.signal()
+        }
+        #expect(done.wait(timeout: .now() + 5) == .success)
+        _ = door.open()
     }
 
     @Test("Random bytes come in the number asked for, bounded")

@@ -72,6 +72,17 @@ struct ProcessorTests {
         #expect(processor.statistics.exits["port read"] == 2)
     }
 
+    @Test("Accesses are counted by place, however many places there are by no more than some thousand")
+    func accesses() {
+        let pages = (0..<5000).map { VMExit.mmioRead(address: 0xD000_0000 + UInt64($0) << 12, size: 4) }
+        #expect(run(ScriptedEngine(pages + pages.prefix(2))) == .poweredOff)
+        let accesses = processor.statistics.accesses
+        #expect(accesses.count == 4097)
+        #expect(accesses["memory 0xd0001000"] == 2)
+        // The write that switches off is one more.
+        #expect(accesses["elsewhere"] == 5000 - 4096 + 1)
+    }
+
     @Test("MSRs: local APIC and clock answered, unknown ones refused")
     func modelSpecific() {
         let engine = ScriptedEngine([

@@ -1,4 +1,5 @@
 // Ports, captures, switches, TAP interfaces.
+import Foundation
 import Glibc
 import Network
 import Synchronization
@@ -184,5 +185,31 @@ private final class TestLink: NetworkLink {
     func `a name that can't be an interface's is refused`(name: String) {
         let error = #expect(throws: NetworkError.self) { try TapNetwork(interface: name) }
         #expect(error?.code == .badName)
+    }
+
+    /// Whether the thread of an interface runs.
+    private var isServed: Bool {
+        let threads = (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/task")) ?? []
+        return threads.contains { thread in
+            (try? String(contentsOfFile: "/proc/self/task/\(thread)/comm", encoding: .utf8)) == "roost-tap\n"
+        }
+    }
+
+    private func wait(until isSo: () -> Bool) async throws -> Bool {
+        for _ in 0..<1000 where !isSo() { try await Task.sleep(nanoseconds: 5_000_000) }
+        return isSo()
+    }
+
+    @Test(
+        .enabled("needs CAP_NET_ADMIN, /dev/net/tun and ip") {
+            (try? TapNetwork()) != nil && system("ip -V >/dev/null 2>&1") == 0
+        })
+    func `an interface that is deleted ends its thread`() async throws {
+        let network = try TapNetwork()
+        defer { network.stop() }
+        try network.start(deliver: { _ in }, resume: {})
+        try #require(try await wait { isServed })
+        #expect(system("ip link delete \(network.name)") == 0)
+        #expect(try await wait { !isServed })
     }
 }

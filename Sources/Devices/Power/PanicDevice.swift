@@ -5,6 +5,7 @@
 //   R  the events that are understood     W  the events that have happened
 //   0 the kernel has panicked   1 it has panicked, and a crash kernel takes over
 public import DeviceModel
+internal import Synchronization
 
 /// What a guest's kernel tells of its end.
 public enum GuestPanic: Sendable, Equatable {
@@ -18,17 +19,21 @@ public enum GuestPanic: Sendable, Equatable {
 public final class PanicDevice: PCIDevice, Saveable {
     /// The PCI function.
     public let function: PCIFunction
+    private let register: Register
 
-    /// Makes a device; `tell` is called on the thread of the vCPU that tells.
+    /// Makes a device; `tell` is called on the thread of the vCPU that tells, once for each event until the next reset.
     public init(_ tell: @escaping @Sendable (GuestPanic) -> Void) {
+        register = Register(tell: tell)
         function = PCIFunction(
             PCIIdentity(
                 vendor: 0x1B36, device: 0x0011, classCode: 0x08_80_00, subsystemVendor: 0x1AF4, subsystem: 0x1100))
-        function.addBAR(0, .memory32, size: 16, device: Register(tell: tell))
+        function.addBAR(0, .memory32, size: 16, device: register)
     }
 
     private final class Register: BusDevice {
         private let tell: @Sendable (GuestPanic) -> Void
+        /// The events that were told, as bits.
+        private let told = Mutex<UInt64>(0)
 
         init(tell: @escaping @Sendable (GuestPanic) -> Void) { self.tell = tell }
 
@@ -36,12 +41,19 @@ public final class PanicDevice: PCIDevice, Saveable {
 
         func write(offset: UInt64, size: Int, value: UInt64) {
             guard offset == 0 else { return }
-            if value & 1 != 0 { tell(.panicked) } else if value & 2 != 0 { tell(.crashKernel) }
+            let event = value & 1 != 0 ? 1 : value & 2
+            let isNew = told.withLock { told in
+                defer { told |= event }
+                return event & ~told != 0
+            }
+            if isNew { tell(event == 1 ? .panicked : .crashKernel) }
         }
+
+        func reset() { told.withLock { $0 = 0 } }
     }
 
-    /// It holds nothing.
-    public func resetDevice() {}
+    /// The next panic is told again.
+    public func resetDevice() { register.reset() }
 
     /// The PCI function's.
     public typealias State = PCIFunction.State

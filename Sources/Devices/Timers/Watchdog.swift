@@ -37,6 +37,8 @@ public final class Watchdog: PCIDevice, Saveable {
     private struct Contents {
         var state = State()
         var timer: (any DoorTimer)?
+        /// Whether it has expired since the last reset.
+        var isTold = false
     }
 
     private static let configuration = 0x60
@@ -45,11 +47,11 @@ public final class Watchdog: PCIDevice, Saveable {
     /// The PCI function.
     public let function: PCIFunction
     private let door: any Door
-    private let expired: @Sendable () -> Void
+    private let expired: @Sendable (Bool) -> Void
     private let contents = Mutex(Contents())
 
-    /// Makes a watchdog; `expired` is called on the door's timer thread.
-    public init(door: any Door, expired: @escaping @Sendable () -> Void) {
+    /// Makes a watchdog; `expired` is called on the door's timer thread, with whether it is the first time since a reset.
+    public init(door: any Door, expired: @escaping @Sendable (Bool) -> Void) {
         self.door = door
         self.expired = expired
         function = PCIFunction(
@@ -126,18 +128,20 @@ public final class Watchdog: PCIDevice, Saveable {
 
     private func stageEnded() {
         let resets = function.readConfig(Self.configuration, size: 2) & 0x20 == 0
-        let isOver = contents.withLock { contents -> Bool in
-            guard let stage = contents.state.stage, contents.state.deadline <= door.now else { return false }
-            if contents.state.isFree { return false }
+        let isFirst = contents.withLock { contents -> Bool? in
+            guard let stage = contents.state.stage, contents.state.deadline <= door.now else { return nil }
+            if contents.state.isFree { return nil }
             if stage == 0 {
                 begin(1, &contents)
-                return false
+                return nil
             }
             contents.state.stage = nil
             contents.state.hasExpired = true
-            return resets
+            guard resets else { return nil }
+            defer { contents.isTold = true }
+            return !contents.isTold
         }
-        if isOver { expired() }
+        if let isFirst { expired(isFirst) }
     }
 
     /// Stops; that a timeout has happened stays known.
@@ -146,6 +150,7 @@ public final class Watchdog: PCIDevice, Saveable {
             let hasExpired = contents.state.hasExpired
             contents.state = State()
             contents.state.hasExpired = hasExpired
+            contents.isTold = false
             contents.timer?.disarm()
         }
     }

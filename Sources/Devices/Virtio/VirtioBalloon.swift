@@ -6,7 +6,7 @@
 //   inflate, deflate   arrays of page numbers, 32 bits each
 //   statistics         tag 16, value 64, packed; the buffer is kept until the next statistics are wanted
 //   reporting          the free ranges themselves, as buffers
-internal import DeviceModel
+public import DeviceModel
 internal import GuestMemory
 internal import Synchronization
 
@@ -27,10 +27,21 @@ public final class VirtioBalloon: VirtioDevice {
     private static let reporting: UInt64 = 1 << 5
     /// Page numbers taken from one buffer at most.
     private static let mostNumbers = 4096
+    /// Buffers looked at in one go: giving back takes time.
+    private static let mostChains = 32
+    private static let statisticsQueue = 2
     private static let names = [
         "swap-in", "swap-out", "major-faults", "minor-faults", "free", "total", "available", "caches",
         "hugetlb-allocations", "hugetlb-failures",
     ]
+
+    /// What the device holds beside its queues and a statistics buffer.
+    public struct State: Codable, Sendable, Equatable {
+        /// Pages wanted, and reached.
+        var wanted, actual: UInt32
+        /// Bytes in the balloon.
+        var inflated: UInt64
+    }
 
     private struct Contents: Sendable {
         var wanted: UInt32 = 0
@@ -39,16 +50,25 @@ public final class VirtioBalloon: VirtioDevice {
         var statistics = BalloonStatistics()
         /// The statistics buffer that the guest waits for: head and epoch.
         var held: (head: UInt16, epoch: UInt64)?
+        /// What the guest hasn't been told yet: that another size is wanted, that statistics are.
+        var isResized = false
+        var isAsking = false
         var reference = WeakTransport()
+        /// Tells it, when the door lets that in.
+        var timer: (any DoorTimer)?
     }
 
     private let contents: Mutex<Contents>
+    private let door: any Door
 
     /// Makes a balloon that is to hold `wanted` bytes, rounded down to pages.
-    public init(wanted: UInt64 = 0) {
+    public init(wanted: UInt64 = 0, door: any Door) {
         var first = Contents()
         first.wanted = UInt32(clamping: wanted >> 12)
         contents = Mutex(first)
+        self.door = door
+        let timer = door.makeTimer { [weak self] in self?.tell() }
+        contents.withLock { $0.timer = timer }
     }
 
     /// Memory balloon.
@@ -85,40 +105,62 @@ public final class VirtioBalloon: VirtioDevice {
             contents.actual = 0
             contents.features = 0
             contents.held = nil
+            contents.isAsking = false
             contents.statistics.inflated = 0
         }
     }
 
-    /// What is known of the guest's memory; the next statistics are asked for.
+    /// What is known of the guest's memory, without waiting for the guest; the next statistics are asked for.
     public func readStatistics() -> BalloonStatistics {
-        let (statistics, held, transport) = contents.withLock { contents in
-            defer { contents.held = nil }
-            return (contents.statistics, contents.held, contents.reference.transport)
+        let (statistics, canAsk) = contents.withLock { contents in
+            contents.isAsking = contents.held != nil
+            return (contents.statistics, contents.isAsking)
         }
-        if let held, let transport { transport.complete(2, head: held.head, epoch: held.epoch) { 0 } }
+        if canAsk { tellSoon() }
         return statistics
     }
 
-    /// Sets how many bytes the balloon is to hold.
+    /// Sets how many bytes the balloon is to hold. The guest hears of it soon, or when its machine goes on.
     public func setWanted(_ bytes: UInt64) {
-        let transport = contents.withLock { contents in
+        contents.withLock { contents in
             contents.wanted = UInt32(clamping: bytes >> 12)
-            return contents.reference.transport
+            contents.isResized = true
         }
-        transport?.configurationChanged()
+        tellSoon()
+    }
+
+    private func tellSoon() {
+        let timer = contents.withLock { $0.timer }
+        timer?.arm(at: door.now)
+    }
+
+    /// Tells the guest what it is to know.
+    private func tell() {
+        let (isResized, held, transport) = contents.withLock { contents in
+            let held = contents.isAsking ? contents.held : nil
+            if contents.isAsking { contents.held = nil }
+            defer { (contents.isResized, contents.isAsking) = (false, false) }
+            return (contents.isResized, held, contents.reference.transport)
+        }
+        guard let transport else { return }
+        if isResized { transport.configurationChanged() }
+        if let held { transport.complete(Self.statisticsQueue, head: held.head, epoch: held.epoch) { 0 } }
     }
 
     /// Buffers in a queue.
     public func notified(queue: Int) {
         let (features, transport) = contents.withLock { ($0.features, $0.reference.transport) }
         guard let transport else { return }
+        let (memory, limit) = (transport.memory, Self.mostChains)
         let hasStatistics = features & Self.statisticsFeature != 0
         switch queue {
-        case 0: transport.drain(0) { chain, _ in self.move(chain, transport.memory, inflates: true) }
-        case 1: transport.drain(1) { chain, _ in self.move(chain, transport.memory, inflates: false) }
-        case 2 where hasStatistics: transport.drain(2) { chain, epoch in self.takeStatistics(chain, epoch, transport) }
+        case 0, 1: transport.drain(queue, limit: limit) { chain, _ in self.move(chain, memory, inflates: queue == 0) }
+        case Self.statisticsQueue where hasStatistics:
+            transport.drain(queue, limit: limit) { chain, epoch in self.takeStatistics(chain, epoch, transport) }
         case hasStatistics ? 3 : 2 where features & Self.reporting != 0:
-            transport.drain(queue) { chain, _ in self.report(chain, transport.memory) }
+            // What is free is no more than there is; ranges beyond that lie over each other.
+            var left = memory.ramSize
+            transport.drain(queue, limit: limit) { chain, _ in self.report(chain, memory, &left) }
         default: break
         }
     }
@@ -144,11 +186,14 @@ public final class VirtioBalloon: VirtioDevice {
         return 0
     }
 
-    /// Free ranges: the guest doesn't touch them until it has the buffers back.
-    private func report(_ chain: DescriptorChain, _ memory: GuestMemory) -> Int {
+    /// Free ranges, at most `left` bytes: the guest doesn't touch them until it has the buffers back.
+    private func report(_ chain: DescriptorChain, _ memory: GuestMemory, _ left: inout UInt64) -> Int {
         var total: UInt64 = 0
-        for segment in chain.writable where memory.giveBack(segment.address, length: segment.length) {
-            total &+= UInt64(segment.length)
+        for segment in chain.writable {
+            let length = UInt64(segment.length)
+            guard length <= left else { break }
+            left -= length
+            if memory.giveBack(segment.address, length: segment.length) { total &+= length }
         }
         contents.withLock { $0.statistics.returned &+= total }
         return 0
@@ -168,5 +213,36 @@ public final class VirtioBalloon: VirtioDevice {
             contents.held = (chain.head, epoch)
         }
         return nil
+    }
+
+    // MARK: State
+
+    /// How much the balloon holds and is to hold, and the statistics buffer that the guest waits for.
+    public func saveDeviceState() -> VirtioDeviceState {
+        var state = VirtioDeviceState()
+        contents.withLock { contents in
+            state.balloon = State(
+                wanted: contents.wanted, actual: contents.actual, inflated: contents.statistics.inflated)
+            if let held = contents.held { state.inFlight = [HeldChain(queue: Self.statisticsQueue, head: held.head)] }
+        }
+        return state
+    }
+
+    /// Puts that back. Older states have nothing of it.
+    public func restoreDeviceState(_ state: VirtioDeviceState) throws {
+        guard let saved = state.balloon else { return }
+        let transport = contents.withLock { contents in
+            (contents.wanted, contents.actual) = (saved.wanted, saved.actual)
+            contents.statistics.inflated = saved.inflated
+            contents.isResized = saved.wanted != saved.actual
+            return contents.reference.transport
+        }
+        // It may not have been told before the state was taken.
+        if saved.wanted != saved.actual { tellSoon() }
+        guard let held = state.inFlight.first(where: { $0.queue == Self.statisticsQueue }) else { return }
+        transport?.withQueue(Self.statisticsQueue) { (queue) throws(VirtqueueError) in
+            let head = try queue.chain(from: held.head).head
+            contents.withLock { $0.held = (head, queue.epoch) }
+        }
     }
 }

@@ -70,6 +70,8 @@ public struct VirtioDeviceState: Codable, Sendable, Equatable {
     public var memory: VirtioMemory.State?
     /// What a network card's driver has set.
     public var network: VirtioNetControl?
+    /// What a balloon holds, and is to hold.
+    public var balloon: VirtioBalloon.State?
 
     /// Nothing held.
     public init() {}

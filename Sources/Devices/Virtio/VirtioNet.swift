@@ -80,6 +80,8 @@ public final class VirtioNet: VirtioDevice {
     static let headerLength = 12
     static let largestPacket = headerLength + 14 + 8 + 65535
     static let mostWaiting = 256
+    /// Packets sent in one go: a driver that adds without end is left alone for a while.
+    static let mostAtOnce = 65536
 
     /// No card has more pairs of queues.
     public static let mostPairs = 8
@@ -105,28 +107,29 @@ public final class VirtioNet: VirtioDevice {
             Contents(
                 waiting: Array(repeating: [], count: self.pairs), control: VirtioNetControl(address: address),
                 sending: limit, receiving: limit))
-        if limit != nil { makeTimers() }
+        let both = [true, false].map { receives in door.makeTimer { [weak self] in self?.serve(receives) } }
+        timers.withLock { $0 = both }
     }
 
-    /// The timers that look again when the limit lets more pass: for what is received, and for what is sent.
-    private func makeTimers() {
-        timers.withLock { timers in
-            guard timers.isEmpty else { return }
-            timers = [true, false].map { receives in door.makeTimer { [weak self] in self?.serve(receives) } }
-        }
+    /// Has the queues that receive, or those that send, looked at again at a time.
+    private func arm(receives: Bool, at deadline: UInt64) {
+        let timer = timers.withLock { $0[receives ? 0 : 1] }
+        timer.arm(at: deadline)
     }
+
+    /// Has all queues looked at soon.
+    private func armBoth() { for receives in [true, false] { arm(receives: receives, at: door.now) } }
 
     /// The limit on bits a second.
     public var limit: TokenBucket? { contents.withLock { $0.sending } }
 
     /// Sets another limit, or none; packets that wait go on by it.
     public func setLimit(_ limit: TokenBucket?) {
-        makeTimers()
         contents.withLock { contents in
             contents.sending = limit
             contents.receiving = limit
         }
-        for timer in timers.withLock({ $0 }) { timer.arm(at: door.now) }
+        armBoth()
     }
 
     /// Network.
@@ -183,8 +186,10 @@ public final class VirtioNet: VirtioDevice {
         }
     }
 
-    /// The backend has room again.
-    public func resume() { serve(false) }
+    /// The backend has room again. While the door is closed that has to wait; the backend's thread doesn't.
+    public func resume() {
+        if !door.admitNow(.several([]), { [weak self] _ in self?.serve(false) }) { arm(receives: false, at: door.now) }
+    }
 
     /// Looks at all queues that receive, or at all that send.
     private func serve(_ receives: Bool) {
@@ -200,7 +205,7 @@ public final class VirtioNet: VirtioDevice {
             receives ? contents.receiving?.take(bits, now: now) : contents.sending?.take(bits, now: now)
         }
         guard let again else { return true }
-        timers.withLock { $0.count == 2 ? $0[receives ? 0 : 1] : nil }?.arm(at: again)
+        arm(receives: receives, at: again)
         return false
     }
 
@@ -223,12 +228,13 @@ public final class VirtioNet: VirtioDevice {
     /// Hands packets to the backend as long as both it and the limit let them; the others stay in the queue.
     private func send(_ transport: VirtioPCI, pair: Int) {
         let index = 2 * pair + 1
-        transport.withQueue(index) { (queue) throws(VirtqueueError) in
-            var left = 65536
+        let hasRest = transport.withQueue(index) { (queue) throws(VirtqueueError) -> Bool in
+            var left = Self.mostAtOnce
             var pushed = false
             var isBlocked = false
-            repeat {
-                while !isBlocked, left > 0 {
+            var hasMore = true
+            while hasMore, !isBlocked, left > 0 {
+                while left > 0 {
                     var attempt = queue
                     guard let chain = try attempt.pop() else { break }
                     let length = chain.readableLength
@@ -243,10 +249,13 @@ public final class VirtioNet: VirtioDevice {
                     try queue.push(head: chain.head, written: 0)
                     pushed = true
                 }
-                if isBlocked { break }
-            } while try queue.enableNotifications() && left > 0
+                // Who blocks it tells when it goes on.
+                if !isBlocked { hasMore = try queue.enableNotifications() }
+            }
             if pushed, try queue.shouldInterrupt() { transport.interrupt(queue: index) }
+            return hasMore && !isBlocked
         }
+        if hasRest == true { arm(receives: false, at: door.now) }
     }
 
     /// Hands one packet over; what the backend refuses is paid for once it takes it.
@@ -272,13 +281,14 @@ public final class VirtioNet: VirtioDevice {
     // MARK: Receiving
 
     /// A packet from outside, on any thread, by one of the backend's queues; dropped when too many wait or no driver is
-    /// there.
+    /// there. While the door is closed it waits, and not the backend's thread.
     public func receive(_ packet: [UInt8], queue: Int = 0) {
         guard packet.count > Self.headerLength, packet.count <= Self.largestPacket else { return }
-        door.admit(.packet(packet)) { [weak self] event in
-            guard case .packet(let packet) = event else { return }
-            self?.accept(packet, queue)
+        let isIn = door.admitNow(.packet(packet)) { [weak self] event in
+            guard let self, case .packet(let packet) = event else { return }
+            if let (transport, pair) = keep(packet, queue) { deliver(transport, pair: pair) }
         }
+        if !isIn, keep(packet, queue) != nil { arm(receives: true, at: door.now) }
     }
 
     /// Plugs or unplugs the cable.
@@ -293,8 +303,9 @@ public final class VirtioNet: VirtioDevice {
         }
     }
 
-    private func accept(_ packet: [UInt8], _ queue: Int) {
-        let place = contents.withLock { contents -> (VirtioPCI, Int)? in
+    /// Has a packet wait for buffers, if it is wanted and there is room; the pair of queues that it waits for.
+    private func keep(_ packet: [UInt8], _ queue: Int) -> (VirtioPCI, Int)? {
+        contents.withLock { contents -> (VirtioPCI, Int)? in
             if contents.features.contains(.filter), !contents.control.wants(packet.dropFirst(Self.headerLength)) {
                 return nil
             }
@@ -308,7 +319,6 @@ public final class VirtioNet: VirtioDevice {
             contents.waiting[pair].append(packet)
             return (transport, pair)
         }
-        if let (transport, pair) = place { deliver(transport, pair: pair) }
     }
 
     /// Puts packets that wait into the buffers there are.
@@ -319,9 +329,15 @@ public final class VirtioNet: VirtioDevice {
             while let packet = contents.withLock({ $0.waiting[pair].first }) {
                 var attempt = queue
                 guard let chains = try room(for: packet.count, in: &attempt, notify: &queue) else { break }
-                guard passes(packet.count, receives: true) else { break }
+                let fits = chains.reduce(0) { $0 + $1.writableLength } >= packet.count
+                if fits, !passes(packet.count, receives: true) { break }
+                contents.withLock { contents in
+                    if !contents.waiting[pair].isEmpty { contents.waiting[pair].removeFirst() }
+                    // Without mergeable buffers one chain is all the room there is; it stays for packets that fit.
+                    if !fits { contents.dropped = contents.dropped &+ 1 }
+                }
+                guard fits else { continue }
                 queue = attempt
-                contents.withLock { if !$0.waiting[pair].isEmpty { $0.waiting[pair].removeFirst() } }
                 try put(packet, into: chains, of: &queue, transport)
                 delivered = true
             }
@@ -329,7 +345,8 @@ public final class VirtioNet: VirtioDevice {
         }
     }
 
-    /// Chains with room for so many bytes; nil if there aren't, and then the driver tells of new ones.
+    /// Chains with room for so many bytes, or the one that has to do; nil if there aren't, and then the driver tells of new
+    /// ones.
     private func room(for length: Int, in attempt: inout Virtqueue, notify queue: inout Virtqueue)
         throws(VirtqueueError) -> [DescriptorChain]?
     {
@@ -339,7 +356,7 @@ public final class VirtioNet: VirtioDevice {
         return try take(length, from: &attempt)
     }
 
-    /// Chains with room for so many bytes; nil if there aren't.
+    /// Chains with room for so many bytes, or the one that has to do; nil if there aren't.
     private func take(_ length: Int, from queue: inout Virtqueue) throws(VirtqueueError) -> [DescriptorChain]? {
         let merges = contents.withLock { $0.features.contains(.mergeableBuffers) }
         var chains: [DescriptorChain] = []
@@ -382,7 +399,7 @@ public final class VirtioNet: VirtioDevice {
         return state
     }
 
-    /// Puts packets back, over whichever pairs are in use.
+    /// Puts packets back, over whichever pairs are in use, and has all queues looked at.
     public func restoreDeviceState(_ state: VirtioDeviceState) throws {
         let control = state.network ?? VirtioNetControl(address: address)
         guard state.frames.count <= Self.mostWaiting * pairs, control.isSound(pairs: pairs),
@@ -395,5 +412,7 @@ public final class VirtioNet: VirtioDevice {
                 contents.waiting[index * control.pairs / max(state.frames.count, 1)].append(frame)
             }
         }
+        // What was held back then had its timer, or a backend that would have told.
+        armBoth()
     }
 }

@@ -64,6 +64,12 @@ public final class VirtioPCI: PCIDevice {
         init(_ memory: GuestMemory) { queue = Mutex(Virtqueue(memory: memory)) }
     }
 
+    /// Queues in which chains were left.
+    private struct Rest: Sendable {
+        var queues: Set<Int> = []
+        var timer: (any DoorTimer)?
+    }
+
     /// The PCI function.
     public let function: PCIFunction
     /// The device behind the transport.
@@ -75,11 +81,14 @@ public final class VirtioPCI: PCIDevice {
     private let queues: [LockedQueue]
     private let control: Mutex<Control>
     private let offered: UInt64
+    private let door: any Door
+    private let rest = Mutex(Rest())
 
     /// Puts a device behind a transport; add the transport to a `PCIHostBridge`.
-    public init(device: any VirtioDevice, memory: GuestMemory) {
+    public init(device: any VirtioDevice, memory: GuestMemory, door: any Door) {
         self.device = device
         self.memory = memory
+        self.door = door
         offered =
             device.features | VirtioFeature.version1 | VirtioFeature.eventIndex | VirtioFeature.indirectDescriptors
         queues = device.queueSizes.map { _ in LockedQueue(memory) }
@@ -126,15 +135,16 @@ public final class VirtioPCI: PCIDevice {
         return result
     }
 
-    /// Takes chains from a queue until it is empty, and asks to be notified of the next; another vCPU that adds without
-    /// end is left alone after `limit` chains.
+    /// Takes chains from a queue until it is empty, and asks to be notified of the next. More than `limit` chains, or another
+    /// vCPU that adds without end, don't hold up this thread: the device looks at the rest later.
     ///
     /// `body` gets each chain under the queue's lock and returns the bytes written, or nil to give it back later.
     public func drain(_ index: Int, limit: Int = 65536, _ body: (DescriptorChain, UInt64) -> Int?) {
-        withQueue(index) { (queue) throws(VirtqueueError) in
+        let hasRest = withQueue(index) { (queue) throws(VirtqueueError) -> Bool in
             var pushed = false
             var left = limit
-            repeat {
+            var hasMore = true
+            while hasMore, left > 0 {
                 while left > 0, let chain = try queue.pop() {
                     left -= 1
                     if let written = body(chain, queue.epoch) {
@@ -142,9 +152,31 @@ public final class VirtioPCI: PCIDevice {
                         pushed = true
                     }
                 }
-            } while try queue.enableNotifications() && left > 0
+                hasMore = try queue.enableNotifications()
+            }
             if pushed, try queue.shouldInterrupt() { interrupt(queue: index) }
+            return hasMore
         }
+        if hasRest == true { lookAgain(at: index) }
+    }
+
+    /// Has the device look at a queue once more, soon: the driver has told of what was left there, and won't again.
+    public func lookAgain(at index: Int) {
+        let timer = rest.withLock { rest in
+            rest.queues.insert(index)
+            let timer = rest.timer ?? door.makeTimer { [weak self] in self?.lookAgain() }
+            rest.timer = timer
+            return timer
+        }
+        timer.arm(at: door.now)
+    }
+
+    private func lookAgain() {
+        let queues = rest.withLock { rest in
+            defer { rest.queues = [] }
+            return rest.queues
+        }
+        for index in queues.sorted() where isRunning { device.notified(queue: index) }
     }
 
     /// Gives a chain back if the queue still lives as it did when the chain was taken.
@@ -165,10 +197,10 @@ public final class VirtioPCI: PCIDevice {
     /// Interrupts for a queue.
     public func interrupt(queue index: Int) {
         let vector = control.withLock { control -> UInt16 in
-            control.interruptStatus |= 1
+            raise(1, &control)
             return index < control.queues.count ? control.queues[index].vector : 0xFFFF
         }
-        interrupt(vector)
+        function.signal(vector: Int(vector))
     }
 
     /// Tells the driver that the device-specific configuration has changed.
@@ -176,10 +208,10 @@ public final class VirtioPCI: PCIDevice {
         let vector = control.withLock { control -> UInt16? in
             control.generation = control.generation &+ 1
             guard control.status.contains(.driverOK) else { return nil }
-            control.interruptStatus |= 2
+            raise(2, &control)
             return control.configVector
         }
-        if let vector { interrupt(vector) }
+        if let vector { function.signal(vector: Int(vector)) }
     }
 
     /// Breaks the device until the driver resets it.
@@ -190,11 +222,21 @@ public final class VirtioPCI: PCIDevice {
         configurationChanged()
     }
 
-    private func interrupt(_ vector: UInt16) {
-        if function.isMSIXEnabled {
-            if vector != 0xFFFF { function.signal(vector: Int(vector)) }
-        } else {
-            function.setInterrupt(true)
+    /// Sets bits of the ISR status and, without MSI-X, the wire: both at once, or the wire of an interrupt could be that of
+    /// one which is being read.
+    private func raise(_ bits: UInt8, _ control: inout Control) {
+        control.interruptStatus |= bits
+        if !function.isMSIXEnabled { function.setInterrupt(true) }
+    }
+
+    /// The ISR status, which reading clears, and the wire with it.
+    private func takeInterruptStatus() -> UInt8 {
+        control.withLock { control in
+            defer {
+                control.interruptStatus = 0
+                function.setInterrupt(false)
+            }
+            return control.interruptStatus
         }
     }
 
@@ -210,7 +252,7 @@ public final class VirtioPCI: PCIDevice {
         }
         for queue in queues { queue.queue.withLock { $0.reset() } }
         device.reset()
-        function.setInterrupt(false)
+        _ = takeInterruptStatus()
     }
 
     // MARK: Register accesses
@@ -218,13 +260,7 @@ public final class VirtioPCI: PCIDevice {
     func read(_ offset: UInt64, _ size: Int) -> UInt64 {
         switch offset {
         case 0..<0x1000: return readCommon(Int(offset), size)
-        case 0x1000:
-            let status = control.withLock { control -> UInt8 in
-                defer { control.interruptStatus = 0 }
-                return control.interruptStatus
-            }
-            function.setInterrupt(false)
-            return UInt64(status)
+        case 0x1000: return UInt64(takeInterruptStatus())
         case 0x2000..<0x3000:
             let bytes = device.configuration
             let start = Int(offset - 0x2000)
@@ -305,7 +341,7 @@ public final class VirtioPCI: PCIDevice {
     /// - Spec: virtio 1.2, 3.1.1
     private func writeStatus(_ status: VirtioStatus) {
         if status.rawValue == 0 { return resetDevice() }
-        let activated = control.withLock { control -> UInt64? in
+        let activated = control.withLock { control -> (features: UInt64, queues: [Int])? in
             let before = control.status
             var after = status.union(before.intersection(.needsReset))
             if status.contains(.featuresOK), !before.contains(.featuresOK) {
@@ -314,9 +350,13 @@ public final class VirtioPCI: PCIDevice {
             }
             if !after.contains(.featuresOK) { after.remove(.driverOK) }
             control.status = after
-            return after.contains(.driverOK) && !before.contains(.driverOK) ? control.driverFeatures : nil
+            guard after.contains(.driverOK), !before.contains(.driverOK) else { return nil }
+            return (control.driverFeatures, control.queues.indices.filter { control.queues[$0].isEnabled })
         }
-        if let activated { device.activate(features: activated) }
+        guard let activated else { return }
+        device.activate(features: activated.features)
+        // Some drivers (Linux's balloon) put buffers in a queue before, and their notification came too early.
+        for queue in activated.queues { device.notified(queue: queue) }
     }
 
     private func enableSelectedQueue(_ value: UInt64) {
@@ -414,6 +454,8 @@ extension VirtioPCI: Saveable {
         public var queues: [Virtqueue.State]
         /// What the device holds beside them.
         public var device: VirtioDeviceState
+        /// Queues in which chains were left.
+        var rest: [Int]?
     }
 
     /// Takes the state.
@@ -424,7 +466,8 @@ extension VirtioPCI: Saveable {
             selectors: [control.deviceFeatureSelect, control.driverFeatureSelect, UInt32(control.queueSelect)],
             driverFeatures: control.driverFeatures, status: control.status.rawValue, generation: control.generation,
             interruptStatus: control.interruptStatus, configVector: control.configVector, setups: control.queues,
-            queues: queues.map { $0.queue.withLock { $0.state } }, device: device.saveDeviceState())
+            queues: queues.map { $0.queue.withLock { $0.state } }, device: device.saveDeviceState(),
+            rest: rest.withLock { $0.queues.isEmpty ? nil : $0.queues.sorted() })
     }
 
     /// Puts a state back, guest memory first.
@@ -448,5 +491,6 @@ extension VirtioPCI: Saveable {
         }
         if VirtioStatus(rawValue: state.status).contains(.driverOK) { device.activate(features: state.driverFeatures) }
         try device.restoreDeviceState(state.device)
+        for index in state.rest ?? [] where queues.indices.contains(index) { lookAgain(at: index) }
     }
 }

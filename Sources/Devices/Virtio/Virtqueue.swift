@@ -151,7 +151,7 @@ public struct Virtqueue: Sendable {
 
     /// The chain that begins at a descriptor, checked.
     ///
-    /// - Spec: virtio 1.2, 2.7.4.2, 2.7.5.3
+    /// - Spec: virtio 1.2, 2.7.4.2, 2.7.5.3 (where a table is, "device writes" says nothing: 2.7.5.3.2)
     public func chain(from head: UInt16) throws(VirtqueueError) -> DescriptorChain {
         var chain = DescriptorChain(head: head, readable: [], writable: [])
         var table = descriptors
@@ -169,7 +169,7 @@ public struct Virtqueue: Sendable {
             let flags = try load(place + 12, as: UInt16.self)
             let next = try load(place + 14, as: UInt16.self)
             if flags & 4 != 0 {
-                guard hasIndirect, !isIndirect, flags & 3 == 0, length >= 16, length & 15 == 0,
+                guard hasIndirect, !isIndirect, flags & 1 == 0, length >= 16, length & 15 == 0,
                     memory.isRAM(GuestPhysicalAddress(address), length: Int(length))
                 else { throw .badIndirect }
                 table = GuestPhysicalAddress(address)

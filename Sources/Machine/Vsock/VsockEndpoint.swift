@@ -38,8 +38,8 @@ public final class VsockEndpoint: Sendable {
     private struct Contents: Sendable {
         weak var device: VirtioVsock?
         var peers: [UInt64: VsockPeer] = [:]
-        /// What the thread is to look at.
-        var work: [UInt64] = []
+        /// What the thread is to look at, of the peers.
+        var work: Set<UInt64> = []
         /// Connections that the guest wants: stream, port.
         var arrivals: [(UInt64, UInt32)] = []
         var handlers: [UInt32: Handler] = [:]
@@ -55,7 +55,7 @@ public final class VsockEndpoint: Sendable {
     private let contents = Mutex(Contents())
 
     /// Makes an endpoint; with a path programs of the host reach the guest, and it them.
-    init(path: String?) throws(HostError) {
+    package init(path: String?) throws(HostError) {
         self.path = path
         waiting = try DescriptorSet()
         wake = SharedDescriptor(try FileDescriptor.eventCounter())
@@ -65,7 +65,7 @@ public final class VsockEndpoint: Sendable {
     }
 
     /// Begins to serve a device.
-    func start(_ device: VirtioVsock) throws(HostError) {
+    package func start(_ device: VirtioVsock) throws(HostError) {
         contents.withLock { $0.device = device }
         // A machine that can't be made lets go of its endpoint, perhaps before the thread has begun.
         let thread = try HostThread(name: "roost-vsock") { [weak self] in self?.run() }
@@ -73,7 +73,7 @@ public final class VsockEndpoint: Sendable {
     }
 
     /// Ends all streams and the thread.
-    func stop() {
+    package func stop() {
         let thread = contents.withLock { contents in
             contents.isStopping = true
             defer { contents.thread = nil }
@@ -141,10 +141,10 @@ public final class VsockEndpoint: Sendable {
         if let peer { waiting.remove(peer.stream.descriptor) }
     }
 
-    /// Has the thread look at a stream.
+    /// Has the thread look at a stream, if there is anything of it.
     private func schedule(_ stream: UInt64) {
         let isFirst = contents.withLock { contents in
-            contents.work.append(stream)
+            guard contents.peers[stream] != nil, contents.work.insert(stream).inserted else { return false }
             return contents.work.count == 1
         }
         if isFirst { wake.descriptor.signal() }
@@ -201,6 +201,7 @@ public final class VsockEndpoint: Sendable {
                 throw HostError("connect", errno: HostErrorNumber.connectionRefused)
             }
         } catch {
+            remove(stream)
             device.perform(.close, on: stream)
             return
         }
@@ -264,10 +265,14 @@ public final class VsockEndpoint: Sendable {
 // MARK: What the guest does
 
 extension VsockEndpoint: VsockBackend {
-    /// The thread connects it.
+    /// The thread connects it; those too many are refused.
     public func requested(_ stream: UInt64, hostPort: UInt32, guestPort: UInt32) {
-        contents.withLock { $0.arrivals.append((stream, hostPort)) }
-        wake.descriptor.signal()
+        let refusing = contents.withLock { contents -> VirtioVsock? in
+            if contents.arrivals.count >= Self.mostPeers { return contents.device }
+            contents.arrivals.append((stream, hostPort))
+            return nil
+        }
+        if let refusing { refusing.perform(.close, on: stream) } else { wake.descriptor.signal() }
     }
 
     /// The program that asked is told.
@@ -286,9 +291,13 @@ extension VsockEndpoint: VsockBackend {
         if peer.state.withLock({ $0.isGone }) { schedule(stream) }
     }
 
-    /// What the guest sent before comes first.
+    /// What the guest sent before comes first. What isn't connected yet needs not be, once both have ended; what is being
+    /// connected at this moment hears of the end when it accepts.
     public func ended(_ stream: UInt64, sends: Bool, takes: Bool) {
-        guard let (peer, _) = peer(stream) else { return }
+        guard let (peer, _) = peer(stream) else {
+            if sends, takes { contents.withLock { $0.arrivals.removeAll { $0.0 == stream } } }
+            return
+        }
         peer.state.withLock { state in
             state.guestEndsSending = state.guestEndsSending || sends
             state.guestEndsTaking = state.guestEndsTaking || takes

@@ -253,7 +253,10 @@ struct VsockTable: Sendable {
     /// Does what the host's side of a stream wants.
     mutating func apply(_ event: StreamEvent, to id: UInt64) -> VsockAction? {
         if case .open(let port) = event { return open(id, port) }
-        guard let connection = connections[id] else { return nil }
+        guard let connection = connections[id] else {
+            // The guest has given up meanwhile; who accepts may have learnt of that before it had anything to end.
+            return event == .accept ? .ended(id, .both) : nil
+        }
         switch event {
         case .open: break
         case .accept where connection.phase == .incoming:
