@@ -32,9 +32,15 @@ public final class Console: Sendable {
     /// Bytes that are kept for who attaches later.
     static let historyCapacity = 256 << 10
 
+    /// Bytes typed at the terminal of a paused machine that are kept.
+    static let mostHeld = 4096
+
     private struct Entry: Sendable {
         let port: any ConsolePort
-        let admit: @Sendable ([UInt8]) -> Void
+        /// Takes bytes to the port; false if the machine is paused.
+        let admit: @Sendable ([UInt8]) -> Bool
+        /// What was typed while it was.
+        var held: [UInt8] = []
     }
 
     /// What the guest has sent last.
@@ -46,14 +52,12 @@ public final class Console: Sendable {
     private let kept: (any Sendable)?
     private let failed = Mutex(false)
     private let drained = WakeFlag()
-    private let ended: @Sendable () -> Void
     private let entry = Mutex<Entry?>(nil)
     private let logging = Mutex<HostThread?>(nil)
 
-    /// Opens the console; `ended` runs when the user ends the machine.
-    init(_ choice: ConsoleChoice, log: ConsoleLog?, ended: @escaping @Sendable () -> Void) throws {
+    /// Opens the console.
+    init(_ choice: ConsoleChoice, log: ConsoleLog?) throws {
         self.choice = choice
-        self.ended = ended
         switch choice {
         case .standard:
             output = ByteStream(writing: 1)
@@ -93,14 +97,31 @@ public final class Console: Sendable {
         if first && error.errno != 32 { Terminal.note("roost: console output: \(error.reason)") }
     }
 
-    /// Gives the guest input; returns how many bytes it had room for. Readers of `history` are woken when it has more.
+    /// Gives the guest input; returns how many bytes it had room for: none while the machine is paused. Readers of
+    /// `history` are woken when it has more.
     public func type(_ bytes: [UInt8]) -> Int {
         entry.withLock { entry in
             guard let entry else { return 0 }
             let count = min(bytes.count, max(0, entry.port.room))
-            if count > 0 { entry.admit(Array(bytes.prefix(count))) }
-            return count
+            return count > 0 && entry.admit(Array(bytes.prefix(count))) ? count : 0
         }
+    }
+
+    /// The same for keys, which don't wait: those that the guest has no room for are lost, those of a pause come after it.
+    private func typeKeys(_ bytes: [UInt8]) {
+        entry.withLock { entry in
+            guard let present = entry else { return }
+            let keys = present.held + bytes
+            let count = min(keys.count, max(0, present.port.room))
+            let isTaken = present.held.isEmpty && count == 0 || present.admit(Array(keys.prefix(count)))
+            entry?.held = isTaken ? [] : Array(keys.prefix(Self.mostHeld))
+        }
+    }
+
+    /// The machine goes on after a pause.
+    func goOn() {
+        typeKeys([])
+        portDrained()
     }
 
     /// The port has taken input: there is room again.
@@ -114,10 +135,23 @@ public final class Console: Sendable {
         history.close()
         logging.withLock { $0.take() }?.join()
         entry.withLock { $0 = nil }
+        drained.raise()
     }
 
-    /// Starts reading for a port, in raw mode where it is a terminal.
-    func start(_ port: any ConsolePort, admit: @escaping @Sendable ([UInt8]) -> Void) throws {
+    /// Gives the guest all of this, waiting for it.
+    private func typeAll(_ bytes: [UInt8]) {
+        var left = bytes[...]
+        while true {
+            left = left.dropFirst(type(Array(left)))
+            if left.isEmpty || entry.withLock({ $0 == nil }) { return }
+            drained.wait()
+        }
+    }
+
+    /// Starts reading for a port, in raw mode where it is a terminal; `ended` runs when the user ends the machine.
+    func start(
+        _ port: any ConsolePort, admit: @escaping @Sendable ([UInt8]) -> Bool, ended: @escaping @Sendable () -> Void
+    ) throws {
         entry.withLock { $0 = Entry(port: port, admit: admit) }
         guard let input else { return }
         let isTerminal = choice == .standard && Terminal.makeRaw(0)
@@ -141,7 +175,11 @@ public final class Console: Sendable {
                         }
                     }
                 }
-                _ = type(forGuest)
+                if isTerminal {
+                    typeKeys(forGuest)
+                } else {
+                    typeAll(forGuest)
+                }
             }
         }
     }

@@ -71,6 +71,9 @@ final class GuestTime: Sendable {
         return stopped != .max ? stopped : HostClock.monotonic &- origin.load(ordering: .acquiring)
     }
 
+    /// Whether it stands still.
+    var isStopped: Bool { stopped.load(ordering: .acquiring) != .max }
+
     /// Host time at a guest time, if time goes on as it does.
     func hostTime(of deadline: UInt64) -> UInt64 {
         min(origin.load(ordering: .acquiring) &+ min(deadline, .max >> 1), .max - 1)
@@ -168,7 +171,7 @@ final class TimerThread: Sendable {
         timers.withLock { timers in
             timers.deadlines[slot] = deadline
             // A later deadline needs no system call: the thread wakes once for nothing and looks again.
-            if deadline < timers.programmed {
+            if deadline < timers.programmed && !time.isStopped {
                 timers.programmed = deadline
                 clock.descriptor.arm(at: time.hostTime(of: deadline))
             }
@@ -183,24 +186,38 @@ final class TimerThread: Sendable {
             let (due, woken) = FileDescriptor.waitForInput(clock.descriptor.rawValue, wake.descriptor.rawValue)
             if due { clock.descriptor.drain() }
             if woken { wake.descriptor.drain() }
-            let now = time.now
-            let actions = timers.withLock { timers -> [@Sendable () -> Void]? in
-                if timers.stopped { return nil }
-                var actions: [@Sendable () -> Void] = []
-                var next = UInt64.max
-                for slot in timers.deadlines.indices {
-                    if timers.deadlines[slot] <= now {
-                        timers.deadlines[slot] = .max
-                        if let action = timers.actions[slot] { actions.append(action) }
-                    }
-                    next = min(next, timers.deadlines[slot])
+            guard let due = takeDue() else { return }
+            for (slot, action) in due where !gate.readNow(action) {
+                // The door was closed at this moment: it fires when that opens, which wakes this thread.
+                timers.withLock { timers in
+                    if timers.actions[slot] != nil { timers.deadlines[slot] = min(timers.deadlines[slot], time.now) }
                 }
-                timers.programmed = next
-                clock.descriptor.arm(at: next == .max ? nil : time.hostTime(of: next))
-                return actions
             }
-            guard let actions else { return }
-            for action in actions { gate.read(action) }
+        }
+    }
+
+    /// The timers that have come due, and sets the clock to the next one; none while time stands still. Nil: it is over.
+    private func takeDue() -> [(Int, @Sendable () -> Void)]? {
+        timers.withLock { timers in
+            if timers.stopped { return nil }
+            if time.isStopped {
+                timers.programmed = .max
+                clock.descriptor.arm(at: nil)
+                return []
+            }
+            let now = time.now
+            var due: [(Int, @Sendable () -> Void)] = []
+            var next = UInt64.max
+            for slot in timers.deadlines.indices {
+                if timers.deadlines[slot] <= now {
+                    timers.deadlines[slot] = .max
+                    if let action = timers.actions[slot] { due.append((slot, action)) }
+                }
+                next = min(next, timers.deadlines[slot])
+            }
+            timers.programmed = next
+            clock.descriptor.arm(at: next == .max ? nil : time.hostTime(of: next))
+            return due
         }
     }
 }

@@ -19,22 +19,22 @@ extension Machine {
 
     /// The same for who has the lock.
     func stopProcessors() throws(MachineError) {
-        try pausedAt.withLock { (pausedAt) throws(MachineError) in
-            if pausedAt != nil { return }
-            for processor in processors { processor.setPause(true) }
-            guard gate.waitForAll(processors.count) else {
-                for processor in processors { processor.setPause(false) }
-                throw MachineError(.ended, "the machine has ended")
-            }
-            do throws(MachineError) {
-                for processor in processors { try processor.giveBack() }
-            } catch {
-                for processor in processors { processor.setPause(false) }
-                throw error
-            }
-            // At the same moment: a guest that sees its two clocks run apart trusts one of them no more.
-            pausedAt = HostTSC.counter(at: door.close())
+        if isPaused { return }
+        for processor in processors { processor.setPause(true) }
+        // Who asks meanwhile whether it is paused isn't kept waiting: `run` does, which has the processors come.
+        guard gate.waitForAll(processors.count) else {
+            for processor in processors { processor.setPause(false) }
+            throw MachineError(.ended, "the machine has ended")
         }
+        do throws(MachineError) {
+            for processor in processors { try processor.giveBack() }
+        } catch {
+            for processor in processors { processor.setPause(false) }
+            throw error
+        }
+        // At the same moment: a guest that sees its two clocks run apart trusts one of them no more.
+        let counter = HostTSC.counter(at: door.close())
+        pausedAt.withLock { $0 = counter }
     }
 
     /// Ends the machine, whatever the guest does; `run` returns.
@@ -63,13 +63,14 @@ extension Machine {
 
     /// The same as `resume` for who has the lock.
     func letProcessorsGo() throws(MachineError) {
-        try pausedAt.withLock { (pausedAt) throws(MachineError) in
-            guard let since = pausedAt else { return }
-            let missed = HostTSC.counter(at: door.open()) &- since
-            pausedAt = nil
-            defer { for processor in processors { processor.setPause(false) } }
-            for processor in processors { try processor.takeOver(missed: missed) }
+        guard let since = pausedAt.withLock({ $0 }) else { return }
+        let missed = HostTSC.counter(at: door.open()) &- since
+        pausedAt.withLock { $0 = nil }
+        defer {
+            for processor in processors { processor.setPause(false) }
+            console.goOn()
         }
+        for processor in processors { try processor.takeOver(missed: missed) }
     }
 }
 

@@ -53,9 +53,8 @@ public final class Machine: Sendable {
             Processor(number: number, of: count, memory: memory, door: door, trace: configuration.trace)
         }
         let processor = processors[0]
-        let ended: @Sendable () -> Void = { processor.end() }
         do {
-            console = try Console(configuration.console, log: configuration.consoleLog, ended: ended)
+            console = try Console(configuration.console, log: configuration.consoleLog)
         } catch {
             throw MachineError(.console, "console: \(error)")
         }
@@ -179,11 +178,12 @@ public final class Machine: Sendable {
             if isPaused { try resume() }
             let serial = board.serial
             let door = door
-            try console.start(serial) { bytes in
-                door.admit(.input(bytes)) { event in
+            let admit: @Sendable ([UInt8]) -> Bool = { bytes in
+                door.admitNow(.input(bytes)) { event in
                     if case .input(let bytes) = event { _ = serial.receive(bytes) as Int }
                 }
             }
+            try console.start(serial, admit: admit) { [weak self] in self?.end() }
             activity.note(.started)
             let thread = try HostThread(name: "roost-cpu0") { [self] in
                 let outcome = runToEnd()

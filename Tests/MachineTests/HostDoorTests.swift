@@ -57,6 +57,34 @@ struct HostDoorTests {
         holder.withLock { $0 = nil }
     }
 
+    @Test("What comes due while the door is closed fires when it opens, and holds nothing up before")
+    func closed() throws {
+        let fired = DispatchSemaphore(value: 0)
+        let door = try HostDoor()
+        let timers = (0..<2).map { _ in door.makeTimer { fired.signal() } }
+        timers[0].arm(at: door.now + 1_000_000)
+        _ = door.close()
+        timers[1].arm(at: door.now)
+        #expect(fired.wait(timeout: .now() + 0.05) == .timedOut)
+        _ = door.open()
+        withExtendedLifetime(timers) {
+            for _ in 0..<2 { #expect(fired.wait(timeout: .now() + 5) == .success) }
+        }
+        // One that is never opened again can go.
+        let gone = DispatchSemaphore(value: 0)
+        Thread.detachNewThread {
+            if let other = try? HostDoor() {
+                let timer = other.makeTimer {}
+                _ = other.close()
+                timer.arm(at: 0)
+                usleep(10_000)
+                withExtendedLifetime(timer) {}
+            }
+            gone.signal()
+        }
+        #expect(gone.wait(timeout: .now() + 5) == .success)
+    }
+
     @Test("While the door is closed a network card doesn't hold up the thread that brings packets and tells of room")
     func network() throws {
         let door = try HostDoor()
