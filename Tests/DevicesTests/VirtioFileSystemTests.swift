@@ -9,7 +9,10 @@ import Testing
 private final class RecordingServer: FileServer {
     private let contents = Mutex((events: [String](), state: SharedFolderState()))
     var events: [String] { contents.withLock { $0.events } }
-    func answer(_ request: [UInt8], room: Int) -> [UInt8]? { nil }
+    func answer(_ request: [UInt8], room: Int) -> [UInt8]? {
+        contents.withLock { $0.events.append("asked") }
+        return [1, 2, 3]
+    }
     func reset() { contents.withLock { $0.events.append("reset") } }
     func saveState() -> SharedFolderState { contents.withLock { $0.state } }
     func restoreState(_ state: SharedFolderState) throws {
@@ -48,5 +51,23 @@ private final class LateWorker: Worker {
         try rig.transport.restoreState(state)
         worker.catchUp()
         #expect(server.events.last == "restored" && server.saveState().nextNode == 77)
+    }
+
+    @Test func `requests that a reset finds queued are not done, nor read`() throws {
+        let (server, worker) = (RecordingServer(), LateWorker())
+        let rig = try VirtioRig(VirtioFileSystem(tag: "t", door: ManualDoor(), server: server, worker: worker))
+        rig.start(features: 1 << 32)
+        func ask() {
+            rig.put([UInt8](repeating: 7, count: 40), at: 0x20_0000)
+            rig.queues[1].add([(0x20_0000, 40, false), (0x20_1000, 4096, true)])
+            rig.kick(1)
+        }
+        ask()
+        worker.catchUp()
+        #expect(server.events.last == "asked")
+        ask()
+        rig.write(0x14, 1, 0)
+        worker.catchUp()
+        #expect(server.events.last == "reset" && server.events.count { $0 == "asked" } == 1)
     }
 }

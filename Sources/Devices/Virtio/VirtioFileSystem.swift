@@ -48,6 +48,8 @@ public final class VirtioFileSystem: VirtioDevice {
     private let contents = Mutex(Contents())
     /// Held while a request is done: a saved state has it either not yet done or with its answer.
     private let working = Mutex(())
+    /// Held while one is read from the guest.
+    private let reading = Mutex(())
 
     /// Makes a device; the guest mounts it by its tag.
     public init(tag: String, door: any Door, server: any FileServer, worker: any Worker) {
@@ -73,11 +75,14 @@ public final class VirtioFileSystem: VirtioDevice {
     /// Nothing to do until the first request.
     public func activate(features: UInt64) {}
 
-    /// The guest knows nothing any more; requests under way find their queue gone.
+    /// The guest knows nothing any more; requests under way find their queue gone, and none is read from now on: its memory
+    /// may be cleared next.
     public func reset() {
-        contents.withLock { contents in
-            contents.inFlight = [:]
-            contents.owesReset = true
+        reading.withLock { _ in
+            contents.withLock { contents in
+                contents.inFlight = [:]
+                contents.owesReset = true
+            }
         }
         worker.run { [weak self] in self?.resetServer() }
     }
@@ -120,14 +125,19 @@ public final class VirtioFileSystem: VirtioDevice {
 
     /// On the worker.
     private func perform(_ job: Job, _ transport: VirtioPCI) {
-        let answer = working.withLock { _ in
+        let answer = working.withLock { _ -> [UInt8]? in
             let length = job.chain.readableLength
-            guard length <= Self.longestMessage else { return [UInt8]() }
-            let request = transport.memory.gather(job.chain.readable, limit: length)
+            guard length <= Self.longestMessage else { return [] }
+            let request = reading.withLock { _ in
+                let isWanted = contents.withLock { $0.inFlight[job.number] != nil }
+                return isWanted ? transport.memory.gather(job.chain.readable, limit: length) : nil
+            }
+            guard let request else { return nil }
             let answer = server.answer(request, room: min(job.chain.writableLength, Self.longestMessage)) ?? []
             contents.withLock { $0.inFlight[job.number]?.answer = answer }
             return answer
         }
+        guard let answer else { return }
         door.admit(.blockCompletion(id: job.number, error: 0, data: answer)) { [weak self] event in
             guard let self, case .blockCompletion(_, _, let data) = event else { return }
             transport.complete(job.queue, head: job.chain.head, epoch: job.epoch) {
