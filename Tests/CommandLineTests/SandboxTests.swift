@@ -121,6 +121,17 @@ struct SandboxTests {
         let isClean = MachineHome.eventually { Set(warm.processes) == processes }
         #expect(isClean)
         #expect(warm.files.symmetricDifference(files).isEmpty)
+        if !isKept { try otherBoot(warm) }
+    }
+
+    /// A machine that boots otherwise doesn't go on from one that was saved.
+    private func otherBoot(_ warm: WarmHome) throws {
+        let image = try ImageStore(root: "/").locate(WarmHome.image)
+        let line = image.manifest.commandLine + " roost.mark=1"
+        let run = try warm.run(["cat", "/proc/cmdline"], ["--append", line])
+        #expect(run.status(within: 300) == 0 && String(decoding: run.output, as: UTF8.self).contains("roost.mark=1"))
+        let plain = try warm.run(["cat", "/proc/cmdline"])
+        #expect(plain.status() == 0 && !String(decoding: plain.output, as: UTF8.self).contains("roost.mark"))
     }
 
     private func streams(_ warm: WarmHome, bytes: Int) throws {

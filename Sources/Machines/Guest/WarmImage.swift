@@ -17,6 +17,8 @@ public struct WarmImage: Sendable {
     private let folder: String
     private let configuration: MachineConfiguration
 
+    /// How many are kept, one for each combination of image and options.
+    private static let most = 8
     /// How long a guest may take to boot.
     private static let patience: UInt64 = 180_000_000_000
 
@@ -28,10 +30,14 @@ public struct WarmImage: Sendable {
                 "image '\(image.manifest.name)' has no agent to run commands; `roost image build \(image.manifest.name) --replace` makes it anew"
             )
         }
-        let key = Self.key(image, configuration)
+        let key = try Self.key(image, configuration)
         folder = PrivateFolder.data + "/warm/" + Self.name(key)
         self.configuration = configuration
-        if let known = try? HostFile.contents(of: folder + "/key", limit: 1 << 20), known == Array(key.utf8) { return }
+        if Self.readKey(folder) == key {
+            // The least recently used one goes when there are many.
+            try? FileManager.default.setAttributes([.modificationDate: Date()], ofItemAtPath: folder)
+            return
+        }
         try build(image, key, progress)
     }
 
@@ -46,20 +52,25 @@ public struct WarmImage: Sendable {
     /// Forgets it: its snapshot doesn't fit this Roost.
     public func remove() { try? FileManager.default.removeItem(atPath: folder) }
 
-    /// All that a saved machine depends on.
-    private static func key(_ image: GuestImage, _ configuration: MachineConfiguration) -> String {
-        let attributes = (try? FileManager.default.attributesOfItem(atPath: image.disk)) ?? [:]
-        let changed = (attributes[.modificationDate] as? Date)?.timeIntervalSince1970 ?? 0
-        let cards = configuration.networks.map { "\($0.kind)" }.joined(separator: " ")
+    /// All that a saved machine depends on: the image first, then what it boots and is made of.
+    private static func key(_ image: GuestImage, _ configuration: MachineConfiguration) throws -> String {
+        var kept = configuration
+        (kept.engine, kept.codeCache, kept.userMode) = (.auto, 0, .auto)
+        let boot = [configuration.boot.kernel] + (configuration.boot.initrd.map { [$0] } ?? [])
         return """
-            image \(image.disk) \(attributes[.systemFileNumber] ?? 0) \(changed) \(attributes[.size] ?? 0)
-            memory \(configuration.memory) \(configuration.maximumMemory ?? 0)
-            processors \(configuration.processors) \(configuration.maximumProcessors ?? 0) \(configuration.cpuModel ?? "host")
-            disks \(configuration.disks.map(\.path))
-            networks \(cards)
-            watchdog \(configuration.watchdog.map(\.rawValue) ?? "")
-
+            \(imageLine(image))
+            \(boot.map(identity).joined(separator: " "))
+            \(String(decoding: try JSONText.line(kept), as: UTF8.self))
             """
+    }
+
+    private static func imageLine(_ image: GuestImage) -> String { "image \(identity(image.disk))" }
+
+    /// Which file it is, and since when it is as it is.
+    private static func identity(_ path: String) -> String {
+        let attributes = (try? FileManager.default.attributesOfItem(atPath: path)) ?? [:]
+        let changed = (attributes[.modificationDate] as? Date)?.timeIntervalSince1970 ?? 0
+        return "\(path) \(attributes[.systemFileNumber] ?? 0) \(changed) \(attributes[.size] ?? 0)"
     }
 
     private static func name(_ key: String) -> String {
@@ -79,7 +90,7 @@ public struct WarmImage: Sendable {
     private func build(_ image: GuestImage, _ key: String, _ progress: ProgressReport) throws {
         let root = PrivateFolder.data + "/warm"
         try explaining { () throws(HostError) in try PrivateFolder.make(root) }
-        Self.sweep(root)
+        Self.sweep(root, image)
         let work = root + "/.making-\(DetachedProcess.ownNumber)"
         try? FileManager.default.removeItem(atPath: work)
         try explaining { () throws(HostError) in try PrivateFolder.make(work) }
@@ -135,13 +146,30 @@ public struct WarmImage: Sendable {
             progress: { progress("first start of this image: saving", UInt64($0.done) << 12, UInt64($0.total) << 12) })
     }
 
-    /// Removes what processes that were killed have left.
-    private static func sweep(_ root: String) {
+    private static func readKey(_ folder: String) -> String? {
+        (try? HostFile.contents(of: folder + "/key", limit: 1 << 20)).map { String(decoding: $0, as: UTF8.self) }
+    }
+
+    /// Removes what processes that were killed have left, what is of the image as it was before, and the least recently
+    /// used where there are many; who uses one has its files open.
+    private static func sweep(_ root: String, _ image: GuestImage) {
+        var kept: [(folder: String, used: Int)] = []
         for name in (try? FileManager.default.contentsOfDirectory(atPath: root)) ?? [] {
-            guard name.hasPrefix(".making-"), let process = Int32(name.dropFirst(8)),
-                !FileDescriptor.exists("/proc/\(process)")
-            else { continue }
-            try? FileManager.default.removeItem(atPath: root + "/" + name)
+            let folder = root + "/" + name
+            if name.hasPrefix(".making-") {
+                guard let process = Int32(name.dropFirst(8)), !FileDescriptor.exists("/proc/\(process)") else {
+                    continue
+                }
+                try? FileManager.default.removeItem(atPath: folder)
+            } else if let line = readKey(folder)?.split(separator: "\n").first,
+                line.hasPrefix("image \(image.disk) "), line != imageLine(image)
+            {
+                try? FileManager.default.removeItem(atPath: folder)
+            } else {
+                kept.append((folder, PrivateFolder.changed(folder)))
+            }
         }
+        kept.sort { $0.used > $1.used }
+        for old in kept.dropFirst(most - 1) { try? FileManager.default.removeItem(atPath: old.folder) }
     }
 }
