@@ -153,6 +153,13 @@ struct CommandLineTests {
             try expect(["run", "--kernel", "k", option, value], status: 64, "invalid for '\(option)")
             try expect(["run", "--kernel", "k", option, value], status: 64, words)
         }
+        for (words, refusal) in [
+            (["--timeout", "5"], "--timeout is for a program"), (["--env", "A=b"], "--env is for a program"),
+            (["-d", "--stats"], "--stats is for a machine in the foreground"),
+            (["-d", "--console", "pty"], "--console is for"),
+            (["--trace", "exits", "--", "ls"], "--trace doesn't go with"),
+            (["--cloud-init", "f", "--", "ls"], "--cloud-init doesn't go with"),
+        ] { try expect(["run", "image"] + words, status: 64, refusal) }
         try expect(["rnu"], status: 64, "Did you mean 'run'?")
         try expect(["image", "biuld"], status: 64, "Did you mean 'build'?")
         try expect(["elephant"], status: 64, "There are: run, exec")

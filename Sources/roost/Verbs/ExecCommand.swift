@@ -24,6 +24,14 @@ struct ProgramOptions: ParsableArguments {
     @Option(help: ArgumentHelp("End it after so long, with status 124.", valueName: "seconds"))
     var timeout: Double?
 
+    /// Which of them are not as they are by default.
+    var given: [String] {
+        [
+            (user != "root", "--user"), (workdir != nil, "--workdir"), (!env.isEmpty, "--env"), (tty != nil, "--tty"),
+            (timeout != nil, "--timeout"),
+        ].filter(\.0).map(\.1)
+    }
+
     /// What is asked of the agent.
     func request(_ command: [String]) throws -> ProgramRequest {
         for variable in env where !variable.contains("=") || variable.hasPrefix("=") {

@@ -49,6 +49,27 @@ struct RunCommand: ParsableCommand {
     @Argument(parsing: .postTerminator, help: "A program to run in a throw-away machine of the image, after --.")
     var command: [String] = []
 
+    /// Refuses what would be ignored.
+    func validate() throws {
+        if command.isEmpty, let word = program.given.first {
+            throw ValidationError(
+                "\(word) is for a program, which comes after --: roost run IMAGE \(word) … -- PROGRAM")
+        }
+        var ofTerminal: [String] = []
+        if console.value != .standard { ofTerminal.append("--console") }
+        if !trace.value.isEmpty { ofTerminal.append("--trace") }
+        if perf { ofTerminal.append("--perf") }
+        if stats || json { ofTerminal.append(stats ? "--stats" : "--json") }
+        if detach, let word = ofTerminal.first {
+            throw ValidationError(
+                "\(word) is for a machine in the foreground; leave out --detach, or see 'roost console'")
+        }
+        if machine.cloudInit != nil { ofTerminal.append("--cloud-init") }
+        if !command.isEmpty, let word = ofTerminal.first {
+            throw ValidationError("\(word) doesn't go with a program after --, whose machine has booted before")
+        }
+    }
+
     func run() throws {
         if !command.isEmpty { return try runProgram() }
         let image = try machine.guestImage()
