@@ -73,7 +73,7 @@ struct ExitStatus: Error {
     static let console: Int32 = 82
     static let host: Int32 = 84
     static let tripleFault: Int32 = 86
-    /// The guest's kernel panicked, with `--on-panic exit`.
+    /// The guest's kernel panicked, with `--on-panic exit-failure`.
     static let panic: Int32 = 96
     static let difference: Int32 = 88
     static let engine: Int32 = 90

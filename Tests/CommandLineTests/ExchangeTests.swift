@@ -159,6 +159,9 @@ struct ExchangeTests {
             #expect(!log.contains("B") && !log.contains("X"), "\(log.prefix(100))")
             try home.succeed("kill", "copy")
             try home.succeed("restore", "copy", "s", "--yes", "--no-start")
+            // It is told again that it is a copy.
+            let pending = try String(contentsOfFile: home.folder + "/data/machines/copy/goes-on.json", encoding: .utf8)
+            #expect(pending.contains("\"isClone\" : true"))
         }
         for name in try FileManager.default.contentsOfDirectory(atPath: home.folder + "/data/machines/copy")
         where name.hasSuffix(".qcow2") {

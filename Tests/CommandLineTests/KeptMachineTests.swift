@@ -186,6 +186,7 @@ struct KeptMachineTests {
         try home.succeed("pause", "p")
         #expect(try home.status("p") == "paused")
         try home.fail("stop", "p", status: 64, "roost resume")
+        try home.fail("exec", "p", "--", "true", status: 64, "roost resume")
         let connection = try LocalConnection(to: try home.socket())
         let request = "{\"version\":1,\"verb\":\"console\",\"parameters\":{\"bytes\":0}}\nhello"
         #expect(connection.write(Array(request.utf8)) == nil)

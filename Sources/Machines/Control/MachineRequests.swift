@@ -1,7 +1,6 @@
 // The requests that a running machine answers. One more is one more row of the table.
 public import HostOS
 public import Machine
-internal import Synchronization
 
 /// What a running machine tells of itself.
 public struct MachineReport: Codable, Sendable {
@@ -64,6 +63,8 @@ public enum MachineRequest {
     public static let reset = "reset"
     /// Ends the run at once, disks written.
     public static let end = "end"
+    /// Has a machine that goes when it stops stay this time.
+    public static let keep = "keep"
     /// Asks the guest to give back memory: `ByteCountParameters`.
     public static let balloon = "balloon"
     /// Gives the guest so many processors, or asks for some: `CountParameters`.
@@ -72,7 +73,7 @@ public enum MachineRequest {
     public static let setMemory = "set-memory"
     /// Connects a disk (`DiskConfiguration`); answers its name, `NameParameters`.
     public static let attachDisk = "attach-disk"
-    /// Takes a disk or drive away: `NameParameters`.
+    /// Takes a disk or drive away: `DetachParameters`.
     public static let detachDisk = "detach-disk"
     /// Puts an image into a drive, or takes it out: `MediumParameters`.
     public static let changeMedium = "change-medium"
@@ -90,7 +91,7 @@ public enum MachineRequest {
     public static let unmount = "unmount"
     /// Takes a snapshot (`NameParameters`): streams its progress as JSON lines, `SnapshotNews`.
     public static let takeSnapshot = "take-snapshot"
-    /// Deletes a snapshot: `NameParameters`.
+    /// Deletes a snapshot (`NameParameters`): streams `SnapshotNews` of its end.
     public static let deleteSnapshot = "delete-snapshot"
     /// Streams what the agent in the guest says, and takes what it is told (AgentProtocol).
     public static let agent = "agent"
@@ -100,7 +101,7 @@ public enum MachineRequest {
     /// What is done for each.
     static func handlers(
         _ machine: Machine, _ stored: StoredMachine, _ events: EventLog, _ refresh: GuestRefresh,
-        note: @escaping @Sendable (MachineEvent) -> Void
+        note: @escaping @Sendable (MachineEvent) -> Void, keep: @escaping @Sendable () -> Void
     ) -> [String: ControlServer.Handler] {
         [
             report: { _ in
@@ -135,8 +136,12 @@ public enum MachineRequest {
                 machine.end()
                 return .done
             },
+            self.keep: { _ in
+                keep()
+                return .done
+            },
             balloon: { call in
-                machine.setBalloon(try call.parameters(ByteCountParameters.self).bytes)
+                try stored.setBalloon(try call.parameters(ByteCountParameters.self).bytes, of: machine)
                 return .done
             },
             setProcessors: { call in
@@ -153,7 +158,8 @@ public enum MachineRequest {
                         name: try stored.attach(try call.parameters(DiskConfiguration.self), to: machine)))
             },
             detachDisk: { call in
-                try stored.detach(try call.parameters(NameParameters.self).name, from: machine)
+                let parameters = try call.parameters(DetachParameters.self)
+                try stored.detach(parameters, from: machine)
                 return .done
             },
             changeMedium: { call in
@@ -192,17 +198,12 @@ public enum MachineRequest {
                 return .stream { connection in SnapshotNews.take(name, machine, stored, events, connection) }
             },
             deleteSnapshot: { call in
-                try snapshotsInTurn.withLock { _ in
-                    try stored.deleteSnapshot(try call.parameters(NameParameters.self).name)
-                }
-                // Nobody needs to wait for it, or to hear of it: what can't be merged now can be the next time.
-                _ = try? HostThread.detached(name: "roost-merge") {
-                    snapshotsInTurn.withLock { _ in try? stored.mergeLayers(running: true) }
-                }
-                return .done
+                let name = try call.parameters(NameParameters.self).name
+                return .stream { connection in SnapshotNews.delete(name, stored, connection) }
             },
             agent: { _ in
                 refresh.wait()
+                try machine.requireRunning()
                 let stream = SharedDescriptor(try machine.connectAgent())
                 return .stream { ControlStream.relay(stream, $0) }
             },

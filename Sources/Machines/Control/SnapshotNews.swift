@@ -5,7 +5,10 @@ internal import Machine
 internal import Synchronization
 
 /// One thing at a time is done with the snapshots of this process's machine.
-let snapshotsInTurn = Mutex(())
+private let snapshotsInTurn = Mutex(())
+
+/// One thread at a time merges layers, most of the time without the above.
+private let mergesInTurn = Mutex(())
 
 /// One line of the stream.
 struct SnapshotNews: Codable, Sendable {
@@ -45,6 +48,21 @@ struct SnapshotNews: Codable, Sendable {
         send(last, connection)
     }
 
+    /// Deletes a snapshot, which waits for one that is being taken.
+    static func delete(_ name: String, _ stored: StoredMachine, _ connection: LocalConnection) {
+        var last = SnapshotNews(isOver: true)
+        do { try snapshotsInTurn.withLock { _ in try stored.deleteSnapshot(name) } } catch { last.failure = "\(error)" }
+        send(last, connection)
+        guard last.failure == nil else { return }
+        // Nobody needs to wait for it, or to hear of it: what can't be merged now can be the next time.
+        _ = try? HostThread.detached(name: "roost-merge") {
+            mergesInTurn.withLock { _ in
+                try? stored.mergeLayers(
+                    running: true, inTurn: { body in try snapshotsInTurn.withLock { _ in try body() } })
+            }
+        }
+    }
+
     private static func send(_ news: SnapshotNews, _ connection: LocalConnection) {
         if let line = try? JSONText.line(news) { _ = connection.write(line) }
     }
@@ -61,20 +79,34 @@ extension StoredMachine {
             return
         }
         let stream = try control().stream(MachineRequest.takeSnapshot, NameParameters(name: name))
+        guard try follow(stream, progress) else {
+            throw MachinesError(
+                .notAnswering, "machine '\(self.name)' ended while the snapshot was taken; there is none")
+        }
+    }
+
+    /// Follows what is told of a snapshot; whether it came to its end.
+    private func follow(_ stream: LocalConnection, _ progress: (UInt64, UInt64) -> Void) throws -> Bool {
         while let line = stream.readLine(limit: 1 << 16) {
             guard let news = try? JSONDecoder().decode(SnapshotNews.self, from: Data(line.utf8)) else { break }
             if let failure = news.failure { throw MachinesError(.fileSystem, failure) }
-            if news.isOver { return }
+            if news.isOver { return true }
             progress(news.done, news.total)
         }
-        throw MachinesError(.notAnswering, "machine '\(self.name)' ended while the snapshot was taken; there is none")
+        return false
     }
 
     /// Deletes a snapshot of the machine, running or not; `progress` gets the bytes of its layers that have been merged with
     /// others, and of all. A running machine does that afterwards.
     public func dropSnapshot(_ name: String, progress: (UInt64, UInt64) -> Void) throws {
         if isRunning {
-            _ = try control().call(MachineRequest.deleteSnapshot, NameParameters(name: name)) as NoParameters
+            let stream = try control().stream(MachineRequest.deleteSnapshot, NameParameters(name: name))
+            guard try follow(stream, progress) else {
+                throw MachinesError(
+                    .notAnswering,
+                    "machine '\(self.name)' ended meanwhile; `roost snapshot list \(self.name)` shows whether '\(name)' is gone"
+                )
+            }
             return
         }
         let lock = try lock()

@@ -27,13 +27,24 @@ extension StoredMachine {
     ) throws {
         let lock = try lock()
         defer { withExtendedLifetime(lock) {} }
-        try export(try manifest(), snapshot: nil, to: path, format, replacing, progress)
+        let manifest = try manifest()
+        let source = ExportSource(manifest: manifest, images: try images(of: manifest.machine))
+        try export(source, to: path, format, replacing, progress)
     }
 
-    /// Writes a snapshot of the machine to one file, while it runs or not; nobody writes to what a snapshot stands on.
+    /// Writes a snapshot of the machine to one file, while it runs or not; nobody writes to what a snapshot stands on. It may
+    /// be deleted meanwhile.
     public func export(
         snapshot name: String, to path: String, replacing: Bool, progress: ProgressReport
     ) throws {
+        let kept = snapshotsFolder + "/" + ScratchName.make(".exporting-")
+        defer { try? FileManager.default.removeItem(atPath: kept) }
+        let source = try holdingLayers(exclusively: false) { try open(name, keeping: kept) }
+        try export(source, to: path, .tar, replacing, progress)
+    }
+
+    /// Opens a snapshot's disks, and gives the files of its memory further names in a folder. The layers are held.
+    private func open(_ name: String, keeping kept: String) throws -> ExportSource {
         let record = try snapshot(name)
         guard record.machine.folders.isEmpty || !record.hasMemory else {
             throw MachinesError(
@@ -47,26 +58,68 @@ extension StoredMachine {
                 manifest.machine.disks[index].path = layer
             }
         }
-        let memory = record.hasMemory ? try Snapshot(snapshotFolder(name) + "/machine") : nil
-        try export(manifest, snapshot: memory, to: path, .tar, replacing, progress)
+        var source = ExportSource(manifest: manifest, images: try images(of: manifest.machine))
+        if record.hasMemory {
+            try explaining { () throws(HostError) in try PrivateFolder.make(kept) }
+            try MachineStore.share(snapshotFolder(name) + "/machine", kept)
+            source.snapshot = try Snapshot(kept)
+        }
+        return source
+    }
+
+    /// Opens disks to read them.
+    private func images(of machine: MachineConfiguration) throws -> [any DiskImage] {
+        try machine.resolved(in: folder).disks.map { disk in
+            var options = disk.options
+            options.isReadOnly = true
+            options.isTemporary = false
+            return try Disk.open(disk.path, options)
+        }
     }
 
     private func export(
-        _ manifest: MachineManifest, snapshot: Snapshot?, to path: String, _ format: ExportFormat, _ replacing: Bool,
-        _ progress: ProgressReport
+        _ source: ExportSource, to path: String, _ format: ExportFormat, _ replacing: Bool, _ progress: ProgressReport
     ) throws {
         if !replacing, FileDescriptor.exists(path) {
             throw MachinesError(.exists, "\(path) is there already; --replace replaces it")
         }
         // Built beside its place: nobody finds half of it.
-        let scratch = path + ".\(DetachedProcess.ownNumber).exporting"
+        ExportScratch.sweep(path)
+        let scratch = ExportScratch.folder(for: path)
         try FileManager.default.createDirectory(atPath: scratch, withIntermediateDirectories: true)
         defer { try? FileManager.default.removeItem(atPath: scratch) }
-        var package = try ExportPackage(manifest, of: self, scratch, format, progress)
-        if let snapshot { try package.add(snapshot, scratch, progress) }
+        var package = try ExportPackage(source, of: self, scratch, format, progress)
+        if let snapshot = source.snapshot { try package.add(snapshot, scratch, progress) }
         let archive = scratch + "/archive"
         try package.write(to: archive, name: name, format, progress)
         try explaining { () throws(HostError) in try DurableFile.move(archive, to: path) }
+    }
+}
+
+/// What is exported, open.
+private struct ExportSource {
+    var manifest: MachineManifest
+    var images: [any DiskImage]
+    var snapshot: Snapshot?
+}
+
+/// The folders beside an archive in which it is built.
+private enum ExportScratch {
+    private static let suffix = ".exporting"
+
+    static func folder(for path: String) -> String { "\(path).\(DetachedProcess.ownNumber)\(suffix)" }
+
+    /// Removes those that exports to a path have left that were killed.
+    static func sweep(_ path: String) {
+        let words = PrivateFolder.absolute(path).split(separator: "/", omittingEmptySubsequences: false)
+        let folder = words.dropLast().joined(separator: "/") + "/"
+        let prefix = (words.last ?? "") + "."
+        for name in (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
+        where name.hasPrefix(prefix) && name.hasSuffix(suffix) {
+            let number = name.dropFirst(prefix.count).dropLast(suffix.count)
+            guard let process = Int32(number), !FileDescriptor.exists("/proc/\(process)") else { continue }
+            try? FileManager.default.removeItem(atPath: folder + name)
+        }
     }
 }
 
@@ -79,38 +132,34 @@ private struct ExportPackage {
     private var sizes: [UInt64] = []
 
     init(
-        _ manifest: MachineManifest, of stored: StoredMachine, _ scratch: String, _ format: ExportFormat,
+        _ source: ExportSource, of stored: StoredMachine, _ scratch: String, _ format: ExportFormat,
         _ progress: ProgressReport
     ) throws {
-        self.manifest = manifest
+        manifest = source.manifest
         let machine = manifest.machine.resolved(in: stored.folder)
-        self.manifest.machine.boot.kernel = "kernel"
+        manifest.machine.boot.kernel = "kernel"
         files.append(("kernel", machine.boot.kernel))
         if let initrd = machine.boot.initrd {
             guard FileDescriptor.exists(initrd) else {
                 throw MachinesError(.badRequest, "a Multiboot kernel's modules can't be exported yet: \(initrd)")
             }
-            self.manifest.machine.boot.initrd = "initrd"
+            manifest.machine.boot.initrd = "initrd"
             files.append(("initrd", initrd))
         }
-        for (index, disk) in machine.disks.enumerated() {
-            var options = disk.options
-            options.isReadOnly = true
-            options.isTemporary = false
-            let image = try stored.holdingLayers(exclusively: false) { try Disk.open(disk.path, options) }
+        for (index, image) in source.images.enumerated() {
             let name = "disk\(index)." + (format == .ova ? "vmdk" : "qcow2")
             let target: DiskConverter.Target = format == .ova ? .vmdk : .qcow2(Qcow2Options(), isCompressed: true)
             try DiskConverter.convert(image, to: scratch + "/" + name, target) {
                 progress("compressing disk \(index)", $0, $1)
             }
-            self.manifest.machine.disks[index].path = name
-            self.manifest.machine.disks[index].options.format = .qcow2
-            self.manifest.machine.disks[index].options.snapshot = nil
+            manifest.machine.disks[index].path = name
+            manifest.machine.disks[index].options.format = .qcow2
+            manifest.machine.disks[index].options.snapshot = nil
             files.append((name, scratch + "/" + name))
             disks.append(name)
             sizes.append(image.byteCount)
         }
-        self.manifest.machine.leaveHost()
+        manifest.machine.leaveHost()
     }
 
     /// Adds a snapshot, its memory compressed.

@@ -72,7 +72,7 @@ struct SnapshotImport {
         }
         let record = SnapshotRecord(
             created: Date().formatted(Date.ISO8601FormatStyle(includingFractionalSeconds: true)), parent: nil,
-            machine: manifest.machine, layers: layers, hasMemory: true)
+            machine: manifest.machine, layers: layers, hasMemory: true, isCopy: true, hadMounts: hadMounts)
         try DurableFile.write(try JSONText.pretty(record), to: machine.snapshotFolder(name) + "/record.json")
         let pending = PendingRestore(snapshot: name, isDone: true, isClone: true, hadMounts: hadMounts)
         try DurableFile.write(try JSONText.pretty(pending), to: machine.goesOnPath)

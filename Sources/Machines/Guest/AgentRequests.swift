@@ -32,10 +32,14 @@ extension Machine {
     static var agentPatience: Int32 { 1000 }
     static var answerPatience: Int32 { 5000 }
 
+    /// Refuses what wants the guest while it is paused: nothing would reach it, and whoever sends would wait.
+    func requireRunning() throws {
+        if isPaused { throw MachinesError(.badRequest, "it is paused; `roost resume` lets it go on") }
+    }
+
     /// The agent, if it answers now.
     func agent() throws -> AgentConnection {
-        // Nothing would reach it, and whoever sends would wait.
-        if isPaused { throw MachinesError(.badRequest, "it is paused; `roost resume` lets it go on") }
+        try requireRunning()
         return try AgentConnection(
             try connectAgent(milliseconds: Self.agentPatience), milliseconds: Self.agentPatience)
     }
@@ -48,7 +52,7 @@ extension Machine {
 
     /// Has the guest shut down: its agent where one answers, else by the power button. Whether the agent does it.
     func shutDown() throws -> Bool {
-        if isPaused { throw MachinesError(.badRequest, "it is paused; `roost resume` lets it go on") }
+        try requireRunning()
         if (try? agent().perform(.powerOff, milliseconds: Self.answerPatience)) != nil { return true }
         powerButton()
         return false

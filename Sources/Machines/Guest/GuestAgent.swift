@@ -11,7 +11,7 @@ extension StoredMachine {
             do {
                 let stream = try control().stream(MachineRequest.agent, NoParameters())
                 return try AgentConnection(try stream.duplicate(), received: stream.takeReceived())
-            } catch let error as MachinesError where error.code == .stopped {
+            } catch let error as MachinesError where error.code == .stopped || error.code == .badRequest {
                 throw error
             } catch {
                 guard HostClock.monotonic < deadline else {

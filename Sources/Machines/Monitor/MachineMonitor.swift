@@ -13,6 +13,8 @@ public final class MachineMonitor: Sendable {
     private let goesOn: GoingOn
     private let record = Mutex(RunRecord())
     private let refresh = GuestRefresh()
+    /// It stays though it is one that goes when it stops.
+    private let isKept = Atomic(false)
 
     /// Takes a machine; nobody else has it until this object goes. Its folder is this process's from now on.
     public init(_ stored: StoredMachine, in store: MachineStore) throws {
@@ -46,7 +48,9 @@ public final class MachineMonitor: Sendable {
             machine.onEvent(note)
             server = try ControlServer(
                 path: try StoredMachine.socketPath(manifest),
-                handlers: MachineRequest.handlers(machine, stored, events, refresh, note: note))
+                handlers: MachineRequest.handlers(
+                    machine, stored, events, refresh, note: note,
+                    keep: { self.isKept.store(true, ordering: .releasing) }))
             try events.watch(machine.console.history)
             stored.hasGoneOn()
             if goesOn.snapshot != nil { try refresh.start(machine, stored, manifest, goesOn) }
@@ -63,7 +67,7 @@ public final class MachineMonitor: Sendable {
         events.lines.close()
         server.close()
         try change { $0.end(words, isFailure: isFailure) }
-        if manifest.isTemporary == true { try store.deleteLocked(stored) }
+        if manifest.isTemporary == true, !isKept.load(ordering: .acquiring) { try store.deleteLocked(stored) }
         return (outcome, machine)
     }
 

@@ -45,7 +45,8 @@ extension StoredMachine {
         defer { withExtendedLifetime(lock) {} }
         let record = try snapshot(name)
         if record.hasMemory { _ = try Snapshot(snapshotFolder(name) + "/machine") }
-        try save(PendingRestore(snapshot: name))
+        try save(
+            PendingRestore(snapshot: name, isClone: record.isCopy == true, hadMounts: record.hadMounts))
         try finishRestore()
     }
 
@@ -81,40 +82,48 @@ extension MachineStore {
     /// Makes a machine that goes on from another's snapshot: its disks are new ones over the same layers, its memory the
     /// same file until it writes to it. Neither needs the other any more. Its files are on the disk after `synchronize`.
     public func clone(_ machine: StoredMachine, snapshot name: String, as new: String) throws -> StoredMachine {
-        let record = try machine.snapshot(name)
-        return try build(new, isSynchronized: false) { folder in
-            var manifest = MachineManifest(image: try machine.manifest().image, machine: record.machine)
-            manifest.snapshot = name
+        try build(new, isSynchronized: false) { folder in
             let copy = StoredMachine(folder: folder)
-            try machine.holdingLayers(exclusively: false) {
-                for file in PrivateFolder.names(in: machine.folder) where Self.isShared(file) {
-                    try Self.share(machine.folder + "/" + file, as: folder + "/" + file)
-                }
-            }
-            try PrivateFolder.make(copy.snapshotsFolder)
-            try PrivateFolder.make(copy.snapshotFolder(name))
-            try Self.share(machine.snapshotFolder(name), copy.snapshotFolder(name))
-            for (disk, layer) in zip(StoredMachine.ownDisks(record.machine), record.layers) {
+            let first = try machine.holdingLayers(exclusively: false) { try Self.share(name, of: machine, with: copy) }
+            var manifest = MachineManifest(image: try machine.manifest().image, machine: first.machine)
+            manifest.snapshot = name
+            for (disk, layer) in zip(StoredMachine.ownDisks(first.machine), first.layers) {
                 try copy.makeDisk(disk, over: layer, isSynchronized: false)
             }
             manifest.machine.distinguish(for: manifest.id)
-            let pending = PendingRestore(snapshot: name, isDone: true, isClone: true)
+            let record = first.copied(to: manifest.machine)
+            try DurableFile.write(
+                try JSONText.pretty(record), to: copy.snapshotFolder(name) + "/record.json", isSynchronized: false)
+            let pending = PendingRestore(snapshot: name, isDone: true, isClone: true, hadMounts: record.hadMounts)
             try DurableFile.write(try JSONText.pretty(pending), to: copy.goesOnPath, isSynchronized: false)
             return manifest
         }
     }
 
-    /// Files that nobody writes to.
-    private static func isShared(_ name: String) -> Bool {
-        name.hasPrefix("layer-") || ["base.raw", "kernel", "initrd", "cidata.iso"].contains(name)
+    /// Shares a snapshot with a machine that is being made, and what it stands on: files that nobody writes to. Returns its
+    /// record. The layers are held.
+    private static func share(
+        _ name: String, of machine: StoredMachine, with copy: StoredMachine
+    ) throws -> SnapshotRecord {
+        let record = try machine.snapshot(name)
+        let others = ["base.raw", "kernel", "initrd", "cidata.iso"].filter {
+            FileDescriptor.exists(machine.folder + "/" + $0)
+        }
+        for file in try machine.withBases(record.layers).union(others) {
+            try share(machine.folder + "/" + file, as: copy.folder + "/" + file)
+        }
+        try PrivateFolder.make(copy.snapshotsFolder)
+        try PrivateFolder.make(copy.snapshotFolder(name))
+        try share(machine.snapshotFolder(name), copy.snapshotFolder(name))
+        return record
     }
 
     private static func share(_ path: String, as other: String) throws {
         if try !DurableFile.link(path, as: other) { try FileManager.default.copyItem(atPath: path, toPath: other) }
     }
 
-    /// Shares all files of a folder, but those that somebody is at writing.
-    private static func share(_ folder: String, _ other: String) throws {
+    /// Shares all files of a folder with another, but those that somebody is at writing.
+    static func share(_ folder: String, _ other: String) throws {
         for name in try FileManager.default.contentsOfDirectory(atPath: folder)
         where !DurableFile.isHalfWritten(name) {
             let (from, to) = (folder + "/" + name, other + "/" + name)
@@ -130,11 +139,17 @@ extension MachineStore {
 }
 
 extension MachineConfiguration {
-    /// Makes a copy's network its own: addresses of its cards, and no ports of the host, which the first one has.
+    /// Makes a copy's network its own: addresses of its cards, and neither ports of the host nor captures, which the first
+    /// one has.
     mutating func distinguish(for id: UUID) {
         for index in networks.indices {
             networks[index].macAddress = Self.address(index, of: id)
-            if case .user = networks[index].kind { networks[index].kind = .user(forwards: []) }
+            networks[index].capture = nil
+            switch networks[index].kind {
+            case .user: networks[index].kind = .user(forwards: [])
+            case .passt: networks[index].kind = .passt(forwards: [])
+            case .tap, .virtualSwitch, .vhostUser: break
+            }
         }
         sockets?.path = nil
         if mounts != nil { mounts = [] }

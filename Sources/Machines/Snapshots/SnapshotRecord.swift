@@ -23,6 +23,20 @@ public struct SnapshotRecord: Codable, Sendable {
     public var layers: [String]
     /// Whether it holds processors, devices and memory.
     public var hasMemory: Bool
+    /// It was taken of another machine than this one: its guest has to be told that it is a copy. Nil: no.
+    public var isCopy: Bool?
+    /// Its guest had folders mounted of which `machine` says nothing. Nil: no.
+    public var hadMounts: Bool?
+
+    /// The same for a copy of the machine, which is made of other things.
+    func copied(to machine: MachineConfiguration) -> SnapshotRecord {
+        var copy = self
+        copy.parent = nil
+        copy.machine = machine
+        copy.isCopy = true
+        copy.hadMounts = hadMounts == true || self.machine.mounts?.isEmpty == false
+        return copy
+    }
 
     static let largest = 1 << 20
 }
@@ -80,7 +94,17 @@ extension StoredMachine {
         }
     }
 
-    /// All snapshots, the oldest first.
+    /// The names of all snapshots, whether they can be read or not. A folder that can't be read is an error: who decides
+    /// what may go must not take it for an empty one.
+    func snapshotNames() throws -> [String] {
+        do {
+            return try FileManager.default.contentsOfDirectory(atPath: snapshotsFolder).filter { ImageName.isName($0) }
+        } catch let error as CocoaError where error.code == .fileReadNoSuchFile {
+            return []
+        }
+    }
+
+    /// All snapshots that can be read, the oldest first.
     public func snapshots() throws(MachinesError) -> [SnapshotSummary] {
         let current = try manifest().snapshot
         return PrivateFolder.names(in: snapshotsFolder).filter { ImageName.isName($0) }.compactMap { name in

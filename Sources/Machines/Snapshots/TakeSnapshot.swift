@@ -90,7 +90,8 @@ extension StoredMachine {
         }
     }
 
-    /// Deletes a snapshot. Those taken after it stay, with its parent as theirs. Its layers may be merged then.
+    /// Deletes a snapshot. Those taken after it stay, with its parent as theirs. Its layers may be merged then. Killed
+    /// half-way, the machine boots from what its disks hold.
     public func deleteSnapshot(_ name: String) throws {
         let record = try snapshot(name)
         for child in try snapshots() where child.parent == name {
@@ -98,23 +99,28 @@ extension StoredMachine {
             changed.parent = record.parent
             try DurableFile.write(try JSONText.pretty(changed), to: snapshotFolder(child.name) + "/record.json")
         }
+        // First of all: no start finds a snapshot gone that it is to go on from.
+        if pendingRestore?.snapshot == name { try FileManager.default.removeItem(atPath: goesOnPath) }
         let doomed = snapshotsFolder + "/.deleted-" + UUID().uuidString
-        try explaining { () throws(HostError) in try HostFile.rename(snapshotFolder(name), to: doomed) }
+        // Who is about to open or share its files gets all of them or none.
+        try holdingLayers(exclusively: true) {
+            try explaining { () throws(HostError) in try HostFile.rename(snapshotFolder(name), to: doomed) }
+        }
         try edit { if $0.snapshot == name { $0.snapshot = record.parent } }
-        if pendingRestore?.snapshot == name { try? FileManager.default.removeItem(atPath: goesOnPath) }
         sweepSnapshots()
     }
 
-    /// Removes what is half taken or half deleted, and layers that nothing stands on.
+    /// Removes what is half taken or half deleted, what exports and merges that were killed have left, and layers that
+    /// nothing stands on; as long as a snapshot can't be read, none of these.
     func sweepSnapshots() {
         for name in (try? FileManager.default.contentsOfDirectory(atPath: snapshotsFolder)) ?? []
-        where name.hasPrefix(".taking-") || name.hasPrefix(".deleted-") {
+        where name.hasPrefix(".taking-") || name.hasPrefix(".deleted-") || ScratchName.isLeft(name, ".exporting-") {
             try? FileManager.default.removeItem(atPath: snapshotsFolder + "/" + name)
         }
         try? holdingLayers(exclusively: true) {
             let needed = try neededLayers()
             for name in try FileManager.default.contentsOfDirectory(atPath: folder)
-            where name.hasPrefix("layer-") && !needed.contains(name) || name.hasPrefix(".merging-") {
+            where name.hasPrefix("layer-") && !needed.contains(name) || ScratchName.isLeft(name, ".merging-") {
                 try? FileManager.default.removeItem(atPath: folder + "/" + name)
             }
         }
@@ -132,13 +138,31 @@ extension StoredMachine {
 
     /// The layers that disks and snapshots stand on.
     private func neededLayers() throws -> Set<String> {
-        var needed: Set<String> = []
-        var waiting = Self.ownDisks(try manifest().machine)
-        for summary in try snapshots() { waiting += try snapshot(summary.name).layers }
+        var names = Self.ownDisks(try manifest().machine)
+        for name in try snapshotNames() { names += try snapshot(name).layers }
+        return try withBases(names)
+    }
+
+    /// Disks and layers, and all files of the machine's that they stand on.
+    func withBases(_ names: [String]) throws -> Set<String> {
+        var all: Set<String> = []
+        var waiting = names
         while let name = waiting.popLast() {
-            if !needed.insert(name).inserted { continue }
+            if !all.insert(name).inserted { continue }
             if let base = try DiskReport.base(of: folder + "/" + name), !base.contains("/") { waiting.append(base) }
         }
-        return needed
+        return all
+    }
+}
+
+/// Names of what a process makes for a while: a prefix, the process's number, and something that nothing else has.
+enum ScratchName {
+    static func make(_ prefix: String) -> String { "\(prefix)\(DetachedProcess.ownNumber)-\(UUID().uuidString)" }
+
+    /// Whether something of such a name was left behind: its process is gone.
+    static func isLeft(_ name: String, _ prefix: String) -> Bool {
+        guard name.hasPrefix(prefix) else { return false }
+        guard let process = Int32(name.dropFirst(prefix.count).prefix { $0 != "-" }) else { return true }
+        return !FileDescriptor.exists("/proc/\(process)")
     }
 }

@@ -3,6 +3,15 @@ internal import Foundation
 internal import HostOS
 public import Machine
 internal import Storage
+internal import Synchronization
+
+/// A disk or drive, by its name or its image.
+public struct DetachParameters: Codable, Sendable {
+    /// What whoever asks has called it.
+    public var name: String
+    /// The same as a path, from the root: this process is in another folder than that one.
+    public var path: String?
+}
 
 /// A drive, and what becomes of it.
 public struct MediumParameters: Codable, Sendable {
@@ -31,10 +40,12 @@ extension StoredMachine {
 
     /// Takes a disk or drive away, by its name or its image.
     public func detach(_ name: String) throws {
+        let parameters = DetachParameters(
+            name: name, path: Disk.isOnServer(name) ? name : PrivateFolder.absolute(name))
         try withMachine {
-            _ = try $0.call(MachineRequest.detachDisk, NameParameters(name: name)) as NoParameters
+            _ = try $0.call(MachineRequest.detachDisk, parameters) as NoParameters
         } else: {
-            try detach(name, from: nil)
+            try detach(parameters, from: nil)
         }
     }
 
@@ -71,6 +82,10 @@ extension StoredMachine {
     // MARK: In the process that has the machine
 
     func attach(_ disk: DiskConfiguration, to running: Machine?) throws -> String {
+        try disksInTurn.withLock { _ in try attachAlone(disk, to: running) }
+    }
+
+    private func attachAlone(_ disk: DiskConfiguration, to running: Machine?) throws -> String {
         try requireRunning(running)
         let count = try manifest().machine.disks.count
         guard count < Self.mostDisks else {
@@ -84,13 +99,19 @@ extension StoredMachine {
         return name
     }
 
-    func detach(_ name: String, from running: Machine?) throws {
+    func detach(_ wanted: DetachParameters, from running: Machine?) throws {
+        try disksInTurn.withLock { _ in try detachAlone(wanted, from: running) }
+    }
+
+    private func detachAlone(_ wanted: DetachParameters, from running: Machine?) throws {
         try requireRunning(running)
-        let status = try find(name, in: running)
+        let status = try find(wanted, in: running)
         if status.isDrive {
             let number = try number(of: status.name, in: running)
             try running?.detachDisk(status.name)
-            return try edit { $0.machine.drives.remove(at: number) }
+            return try edit { manifest in
+                if manifest.machine.drives.indices.contains(number) { manifest.machine.drives.remove(at: number) }
+            }
         }
         // While it runs, the machine knows which can go.
         if running == nil, status.path?.hasPrefix(folder + "/") ?? false {
@@ -105,6 +126,10 @@ extension StoredMachine {
     }
 
     func changeMedium(_ parameters: MediumParameters, of running: Machine?) throws {
+        try disksInTurn.withLock { _ in try changeMediumAlone(parameters, of: running) }
+    }
+
+    private func changeMediumAlone(_ parameters: MediumParameters, of running: Machine?) throws {
         try requireRunning(running)
         let drives = try disks(of: running).filter(\.isDrive)
         let name = try parameters.drive ?? only(drives)
@@ -120,7 +145,9 @@ extension StoredMachine {
         } else {
             try running?.ejectMedium(from: name, forced: parameters.isForced ?? false)
         }
-        try edit { $0.machine.drives[number] = parameters.path }
+        try edit { manifest in
+            if manifest.machine.drives.indices.contains(number) { manifest.machine.drives[number] = parameters.path }
+        }
     }
 
     /// What reaches the guest waits while the machine is paused, and whoever asked with it.
@@ -156,12 +183,17 @@ extension StoredMachine {
             }
     }
 
-    private func find(_ name: String, in running: Machine?) throws -> DiskStatus {
+    private func find(_ wanted: DetachParameters, in running: Machine?) throws -> DiskStatus {
         let all = try disks(of: running)
-        let path = Disk.isOnServer(name) ? name : PrivateFolder.absolute(name)
-        if let found = all.first(where: { $0.name == name }) ?? all.first(where: { $0.path == path }) { return found }
+        let path = PrivateFolder.canonical(wanted.path ?? wanted.name)
+        if let found = all.first(where: { $0.name == wanted.name })
+            ?? all.first(where: { $0.path.map(PrivateFolder.canonical) == path })
+        {
+            return found
+        }
         throw MachinesError(
-            .notFound, "there is no disk or drive '\(name)'; there are: \(all.map(\.name).joined(separator: ", "))")
+            .notFound,
+            "there is no disk or drive '\(wanted.name)'; there are: \(all.map(\.name).joined(separator: ", "))")
     }
 
     /// Where a drive stands among the drives.
@@ -176,3 +208,7 @@ extension StoredMachine {
         return number
     }
 }
+
+/// One disk or medium at a time comes or goes: where it stands in the manifest is looked up before the machine lets go of
+/// it.
+private let disksInTurn = Mutex(())

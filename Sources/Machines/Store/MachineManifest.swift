@@ -34,6 +34,8 @@ public struct MachineManifest: Codable, Sendable {
 
     static let largest = 1 << 20
     private static let mostDisks = 31
+    /// What 52 bits of an address reach.
+    private static let mostMemory: UInt64 = 1 << 52
 
     /// Reads a manifest; refuses what this version doesn't understand.
     public init(reading path: String) throws(MachinesError) {
@@ -60,11 +62,24 @@ public struct MachineManifest: Codable, Sendable {
         do { self = try decoder.decode(Self.self, from: data) } catch {
             throw MachinesError(.damaged, "\(path): \(Self.explain(error))")
         }
-        // The rest is checked when the machine is made.
-        guard (1 << 20...512 << 20).contains(machine.codeCache), machine.disks.count <= Self.mostDisks else {
-            throw MachinesError(
-                .damaged, "\(path): codeCache must be 1 MiB to 512 MiB, and disks at most \(Self.mostDisks)")
+        if let fault = Self.fault(in: machine) { throw MachinesError(.damaged, "\(path): \(fault)") }
+    }
+
+    /// What no machine can be, wherever it runs; the rest is checked when it is made.
+    static func fault(in machine: MachineConfiguration) -> String? {
+        let sizes = [machine.memory, machine.maximumMemory ?? 0, machine.wantedMemory ?? 0, machine.balloon]
+        if ![machine.processors, machine.maximumProcessors ?? 1].allSatisfy({ 1...64 ~= $0 }) {
+            return "processors and maximumProcessors must be 1 to 64"
         }
+        if sizes.contains(where: { $0 > mostMemory }) {
+            return "memory, maximumMemory, wantedMemory and balloon must be at most 4 PiB"
+        }
+        if !(1 << 20...512 << 20 ~= machine.codeCache) { return "codeCache must be 1 MiB to 512 MiB" }
+        if machine.disks.count > mostDisks { return "disks must be at most \(mostDisks)" }
+        if let cid = machine.sockets?.cid, !(3..<UInt32.max ~= cid) {
+            return "sockets.cid must be 3 to \(UInt32.max - 1)"
+        }
+        return nil
     }
 
     private static func explain(_ error: any Error) -> String {

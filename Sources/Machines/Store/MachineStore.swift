@@ -43,7 +43,8 @@ public struct MachineStore: Sendable {
         }
     }
 
-    func requireFree(_ name: String) throws(MachinesError) {
+    /// Refuses a name that a machine has, or that none can have.
+    public func requireFree(_ name: String) throws(MachinesError) {
         try check(name)
         if FileDescriptor.exists(place(of: name).folder) {
             throw MachinesError(.exists, "there is a machine '\(name)' already; `roost start \(name)` starts it")

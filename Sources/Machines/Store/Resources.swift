@@ -29,6 +29,17 @@ extension StoredMachine {
         bringOnline(machine)
     }
 
+    /// Asks the guest of a machine that runs to give back so much memory, now and at each start.
+    public func setBalloon(_ bytes: UInt64) throws {
+        _ = try control().call(MachineRequest.balloon, ByteCountParameters(bytes: bytes)) as NoParameters
+    }
+
+    /// The same in the process that has the machine.
+    func setBalloon(_ bytes: UInt64, of machine: Machine) throws {
+        try edit { $0.machine.balloon = bytes }
+        machine.setBalloon(bytes)
+    }
+
     /// Has the agent, if there is one, take processors and memory into use: Linux leaves that to a program. A guest that
     /// boots is waited for.
     func bringOnline(_ machine: Machine) {

@@ -67,6 +67,11 @@ public struct StoredMachine: Sendable {
             let path = folder + "/" + name
             if DurableFile.names(of: path) == 1 { try DurableFile.synchronize(path) }
         }
+        for name in try snapshotNames() {
+            let record = snapshotFolder(name) + "/record.json"
+            if DurableFile.names(of: record) == 1 { try DurableFile.synchronize(record) }
+            try DurableFile.synchronize(snapshotFolder(name))
+        }
         try DurableFile.synchronize(folder)
         try DurableFile.synchronize(folder + "/..")
     }
@@ -115,7 +120,7 @@ public struct StoredMachine: Sendable {
             try explaining { () throws(HostError) in try DurableFile.openLock(folder + "/lock") })
         let isTaken = try explaining { () throws(HostError) in try lock.descriptor.lock(exclusive: true) }
         guard isTaken else {
-            throw MachinesError(.running, "machine '\(name)' runs; `roost stop \(name)` stops it")
+            throw otherWork ?? MachinesError(.running, "machine '\(name)' runs; `roost stop \(name)` stops it")
         }
         // The folder may have been deleted, or its name given to another, before the lock was ours.
         let taken = MachineLock(lock)
@@ -131,6 +136,15 @@ public struct StoredMachine: Sendable {
         return lock.lockHolder(exclusive: true)
     }
 
+    /// Why a machine that somebody has can't be had though it doesn't run; nil if it runs. One that is about to run counts
+    /// as one that doesn't yet.
+    public var otherWork: MachinesError? {
+        if let run = latestRun, run.ended == nil, FileDescriptor.exists("/proc/\(run.process)") { return nil }
+        return MachinesError(
+            .running,
+            "machine '\(name)' doesn't run, but another command is at work on it; try again when that is done")
+    }
+
     /// Waits until nobody has it any more; false if that takes longer.
     public func hasStopped(within seconds: Int) -> Bool {
         let deadline = HostClock.monotonic &+ UInt64(max(0, seconds)) &* 1_000_000_000
@@ -141,11 +155,21 @@ public struct StoredMachine: Sendable {
         return true
     }
 
-    /// Changes what it is made of, while it doesn't run.
+    /// Changes what it is made of, while it doesn't run. What goes on from a snapshot keeps its processors and memory.
     public func change(_ body: (inout MachineConfiguration) throws -> Void) throws {
         let lock = try lock()
         defer { withExtendedLifetime(lock) {} }
-        try edit { try body(&$0.machine) }
+        let goesOn = try finishRestore()
+        try edit { manifest in
+            let before = manifest.machine
+            try body(&manifest.machine)
+            guard goesOn.snapshot == nil || manifest.machine.hasSize(of: before) else {
+                throw MachinesError(
+                    .badRequest,
+                    "machine '\(name)' goes on from a snapshot, with the processors and memory of then; start it first, and stop it"
+                )
+            }
+        }
     }
 
     /// Changes the manifest as it is now; this process has the machine. Requests come on threads of their own, and what one
@@ -154,6 +178,8 @@ public struct StoredMachine: Sendable {
         try manifestsInTurn.withLock { _ in
             var manifest = try manifest()
             try body(&manifest)
+            // What is written must be read again.
+            if let fault = MachineManifest.fault(in: manifest.machine) { throw MachinesError(.badRequest, fault) }
             try save(manifest)
         }
     }
@@ -173,7 +199,10 @@ public struct StoredMachine: Sendable {
         guard isRunning else {
             throw MachinesError(.stopped, "machine '\(name)' doesn't run; `roost start \(name)` starts it")
         }
-        return try ControlClient(path: try Self.socketPath(try manifest()), name: name)
+        let path = try Self.socketPath(try manifest())
+        do throws(MachinesError) { return try ControlClient(path: path, name: name) } catch {
+            throw isRunning ? otherWork ?? error : error
+        }
     }
 
     /// The last lines that its console showed.
@@ -194,6 +223,14 @@ public struct StoredMachine: Sendable {
             let path = folder + "/" + name
             return sum + (DurableFile.names(of: path) > 1 ? 0 : FileUsage.allocatedBytes(path))
         }
+    }
+}
+
+extension MachineConfiguration {
+    /// Whether it has the processors and the memory of another.
+    fileprivate func hasSize(of other: MachineConfiguration) -> Bool {
+        processors == other.processors && maximumProcessors == other.maximumProcessors && memory == other.memory
+            && maximumMemory == other.maximumMemory && wantedMemory == other.wantedMemory
     }
 }
 

@@ -12,6 +12,8 @@ struct DiskOption {
         "readonly", "ro", "snapshot", "internal", "bus", "cache", "on-error", "aio", "queues", "format", "iops", "bps",
     ]
     var value: DiskConfiguration
+    /// The bus, if one was named.
+    private(set) var bus: DiskBus?
 
     /// Reads an argument; throws what is wrong with it.
     init(parsing argument: String) throws {
@@ -25,8 +27,8 @@ struct DiskOption {
         options.cache = try words.choice("cache", CacheMode.self) ?? options.cache
         let formats = "there are \(OptionWords.list(DiskFormat.allCases.map(\.rawValue)))"
         options.format = try words.value("format", formats) { DiskFormat(name: $0) }
-        value = DiskConfiguration(
-            path: words.first, options: options, bus: try words.choice("bus", DiskBus.self) ?? .virtio)
+        bus = try words.choice("bus", DiskBus.self)
+        value = DiskConfiguration(path: words.first, options: options, bus: bus ?? .virtio)
         value.errorPolicy = try words.choice("on-error", DiskErrorPolicy.self) ?? .report
         value.transfers = try words.choice("aio", DiskTransfers.self)
         value.queues = try words.number("queues", 1...32).map { Int($0) }

@@ -53,7 +53,7 @@ struct MachineOptions: ParsableArguments {
 
     @Option(
         help: """
-            A disk image or NBD URI as FILE[,readonly][,snapshot][,bus=virtio|scsi]\
+            A disk image or NBD URI as FILE[,readonly][,snapshot][,internal=NAME][,bus=virtio|scsi]\
             [,cache=writeback|writethrough|none|unsafe][,on-error=report|pause][,aio=threads|io_uring][,queues=NUMBER][,format=FORMAT]\
             [,iops=NUMBER][,bps=SIZE]; repeatable.
             """, transform: DiskOption.init(parsing:))

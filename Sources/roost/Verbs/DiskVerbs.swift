@@ -12,9 +12,15 @@ struct AttachCommand: ParsableCommand {
     @OptionGroup var machine: MachineArgument
 
     @Argument(
-        help: "Disk images, with the same options as those of 'roost run --disk' after a comma.",
+        help: "Disk images, with the same options as those of 'roost run --disk' after a comma, but bus=virtio.",
         transform: DiskOption.init(parsing:))
     var disks: [DiskOption]
+
+    func validate() throws {
+        if let disk = disks.first(where: { $0.bus == .virtio }) {
+            throw ValidationError("\(disk.value.path): bus=virtio: only SCSI disks can come and go")
+        }
+    }
 
     func run() throws {
         let stored = try machine.find()

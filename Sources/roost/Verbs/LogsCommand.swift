@@ -44,8 +44,9 @@ struct EventsCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "events", abstract: "Print what happened to a machine, as JSON lines.",
         discussion: """
-            Events are started, paused, resumed, reset, shutDown (by the agent), powerButton, panicked (Linux said so on \
-            the console), ended and failed.
+            Events are started, paused, resumed, reset, shutDown (by the agent), powerButton, snapshot (one was taken), \
+            panicked (the kernel said so, on the console or by its device), crashKernel (it panicked, and its crash kernel \
+            goes on), watchdog (nobody fed it), ended and failed.
             """)
 
     @OptionGroup var machine: MachineArgument

@@ -45,10 +45,7 @@ struct SetCommand: ParsableCommand {
         if stored.isRunning, cpus?.maximum == nil, memory?.maximum == nil, engine == nil {
             if let cpus { try stored.setProcessors(cpus.count) }
             if let memory { try stored.setMemory(memory.bytes) }
-            if let balloon {
-                let parameters = ByteCountParameters(bytes: balloon.bytes)
-                _ = try stored.control().call(MachineRequest.balloon, parameters) as NoParameters
-            }
+            if let balloon { try stored.setBalloon(balloon.bytes) }
             if !limits.change.isEmpty { try stored.setLimits(limits.change) }
             return
         }
@@ -93,8 +90,9 @@ struct DeleteCommand: ParsableCommand {
         let store = MachineStore.standard
         let machines = try names.map { try store.find($0) }
         for machine in machines where machine.isRunning && !force {
-            throw MachinesError(
-                .running, "machine '\(machine.name)' runs; `roost stop \(machine.name)` stops it, --force ends it")
+            throw machine.otherWork
+                ?? MachinesError(
+                    .running, "machine '\(machine.name)' runs; `roost stop \(machine.name)` stops it, --force ends it")
         }
         try Confirmation.require("Delete \(names.joined(separator: ", ")) with all their disks hold?", yes: yes)
         for machine in machines {

@@ -94,7 +94,9 @@ struct RestoreCommand: ParsableCommand {
         try Confirmation.require(
             "Take machine '\(machine.name)' back to '\(snapshot)'? What it has been since is lost.", yes: yes)
         if machine.isRunning {
-            try machine.control().call(MachineRequest.end)
+            let control = try machine.control()
+            if try machine.manifest().isTemporary == true { try control.call(MachineRequest.keep) }
+            try control.call(MachineRequest.end)
             guard machine.hasStopped(within: 30) else {
                 throw MachinesError(
                     .stillRuns, "machine '\(machine.name)' doesn't end; `roost kill \(machine.name)` ends it")
@@ -112,7 +114,8 @@ struct CloneCommand: ParsableCommand {
         commandName: "clone", abstract: "Make machines that go on from another's snapshot.",
         discussion: """
             A clone has a number, a host name, addresses and random numbers of its own, and shares with the machine that \
-            it is of what neither of them changes. Ports of the host that were forwarded stay with the first one.
+            it is of what neither of them changes. Ports of the host that were forwarded, and captures of its network cards, \
+            stay with the first one.
             """)
 
     @OptionGroup var machine: MachineArgument
@@ -133,7 +136,16 @@ struct CloneCommand: ParsableCommand {
         let machine = try machine.find()
         guard (1...1000).contains(count) else { throw ValidationError("--count wants 1 to 1000") }
         if clone != nil && count != 1 { throw ValidationError("a name is for one clone; leave it out for --count") }
+        if let clone { try MachineStore.standard.requireFree(clone) }
         let source = try snapshot ?? fresh(machine)
+        do { try makeClones(of: machine, source) } catch {
+            // Nobody has asked for it; clones that were made don't need it.
+            if snapshot == nil { try? machine.dropSnapshot(source) { _, _ in } }
+            throw error
+        }
+    }
+
+    private func makeClones(of machine: StoredMachine, _ source: String) throws {
         for _ in 0..<count {
             let name = clone ?? MachineStore.standard.freeName(after: machine.name)
             let new = try MachineStore.standard.clone(machine, snapshot: source, as: name)
