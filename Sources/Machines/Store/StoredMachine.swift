@@ -114,13 +114,20 @@ public struct StoredMachine: Sendable {
         return run.isFailure == true ? .failed : .stopped
     }
 
+    /// How long another command that is at work on it is waited for: most take less.
+    private static let patience: UInt64 = 1_000_000_000
+
     /// Takes it for as long as the result is kept; the lock goes with the process.
     public func lock() throws(MachinesError) -> MachineLock {
         let lock = SharedDescriptor(
             try explaining { () throws(HostError) in try DurableFile.openLock(folder + "/lock") })
-        let isTaken = try explaining { () throws(HostError) in try lock.descriptor.lock(exclusive: true) }
-        guard isTaken else {
-            throw otherWork ?? MachinesError(.running, "machine '\(name)' runs; `roost stop \(name)` stops it")
+        let deadline = HostClock.monotonic &+ Self.patience
+        while try !explaining({ () throws(HostError) in try lock.descriptor.lock(exclusive: true) }) {
+            guard let otherWork else {
+                throw MachinesError(.running, "machine '\(name)' runs; `roost stop \(name)` stops it")
+            }
+            guard HostClock.monotonic < deadline else { throw otherWork }
+            HostClock.sleep(nanoseconds: 5_000_000)
         }
         // The folder may have been deleted, or its name given to another, before the lock was ours.
         let taken = MachineLock(lock)
