@@ -100,6 +100,8 @@ extension Processor {
     func moveEngine(to kind: EngineKind) throws {
         guard let old = engine, let mover, kind != self.kind else { return }
         self.kind = kind
+        board?.apics.hold()
+        defer { board?.apics.release() }
         let handover = try old.giveBack(clock.registers)
         clock.registers = handover.clock
         old.report(to: &statistics)

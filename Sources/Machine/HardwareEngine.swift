@@ -81,7 +81,8 @@ final class HardwareEngine: Engine {
                     pin: pin, message.map { KVMMachine.Message(address: $0.words.address, data: $0.words.data) })
             })
         if kicks == nil { kicks = try QueueKicks(machine: machine, bus: board.mmio) }
-        if collector == nil { collector = OutputCollector(kvm, board.serial, door) }
+        // Of several vCPUs each would take what another has written.
+        if collector == nil && board.localAPICs.count == 1 { collector = OutputCollector(kvm, board.serial, door) }
     }
 
     func giveBack(_ clock: KVMClock.Registers) throws -> Handover {
@@ -90,7 +91,6 @@ final class HardwareEngine: Engine {
         collector?.stop()
         collector = nil
         board.apics.host = nil
-        // Interrupts that devices send from here on wait in the lent registers' place; they are put together below.
         let event = try kvm.storeState()
         let apic = try kvm.localAPIC()
         // SAFETY: the vCPU doesn't run.

@@ -2,6 +2,7 @@
 internal import CHost
 internal import CPU
 internal import DeviceModel
+internal import Devices
 internal import HostOS
 internal import Synchronization
 
@@ -26,6 +27,8 @@ extension Machine {
             for processor in processors { processor.setPause(false) }
             throw MachineError(.ended, "the machine has ended")
         }
+        board.apics.hold()
+        defer { board.apics.release() }
         do throws(MachineError) {
             for processor in processors { try processor.giveBack() }
         } catch {
@@ -64,9 +67,12 @@ extension Machine {
     /// The same as `resume` for who has the lock.
     func letProcessorsGo() throws(MachineError) {
         guard let since = pausedAt.withLock({ $0 }) else { return }
+        // What waits for the door comes at once, and is for the local APICs as they will be.
+        board.apics.hold()
         let missed = HostTSC.counter(at: door.open()) &- since
         pausedAt.withLock { $0 = nil }
         defer {
+            board.apics.release()
             for processor in processors { processor.setPause(false) }
             console.goOn()
         }

@@ -262,6 +262,9 @@ public final class Machine: Sendable {
     /// Goes on with another engine as soon as no instruction is half done.
     public func move(to engine: EngineKind) { processors[0].move(to: engine) }
 
+    /// Guest time in nanoseconds.
+    package var time: UInt64 { door.now }
+
     /// Streams to and from the guest's sockets, if it has any.
     public var sockets: VsockEndpoint? { backends.sockets }
 

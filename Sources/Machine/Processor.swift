@@ -340,8 +340,15 @@ package final class Processor: PowerControl, @unchecked Sendable {
     /// Waits while a pause is wanted, if no instruction is half done; whether it has waited.
     private func waitInPause(_ engine: (any Engine)?) -> Bool {
         guard let gate, wishes.withLock({ $0.pause }) else { return false }
-        if let engine, !(isBetweenInstructions(engine) && engine.isSettled) {
+        if let engine, !isBetweenInstructions(engine) {
             kick(ROOST_ATTENTION_KICK)
+            return false
+        }
+        if let engine, !engine.isSettled {
+            // An interrupt is on its way into the guest, which it doesn't enter while it is kicked. It has taken the
+            // interrupt when it can take the next one.
+            // SAFETY: this is the vCPU's thread.
+            unsafe cpu.state.pointee.interrupt_window = 1
             return false
         }
         gate.arrive()
@@ -441,7 +448,8 @@ package final class Processor: PowerControl, @unchecked Sendable {
         let ticks = now.multipliedFullWidth(by: frequency)
         let expected = ticks.high < 1_000_000_000 ? UInt64(1_000_000_000).dividingFullWidth(ticks).quotient : 0
         apic.setTSCOffset(tsc &- expected)
-        clock.update(tsc: tsc, now: now, scale: scale)
+        // An engine that waits by itself has the paravirtual clock too.
+        if !(engine?.waitsByItself ?? false) { clock.update(tsc: tsc, now: now, scale: scale) }
     }
 
     /// What RDTSC would give the guest now.

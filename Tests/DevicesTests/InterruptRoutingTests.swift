@@ -2,6 +2,7 @@
 import DeviceModel
 import Devices
 import MachineTesting
+import Synchronization
 import Testing
 
 private struct RoutedBoard {
@@ -55,6 +56,44 @@ private struct RoutedBoard {
         line.pulse()
         line.pulse()
         #expect(board.board.apic.acknowledge() == 0x34)
+    }
+
+    @Test func `messages while local APICs are on their way to an engine come when they are there, once each`() {
+        let board = RoutedBoard()
+        let seen = Mutex<[InterruptMessage]>([])
+        let message = InterruptMessage(destination: 0, vector: 0x44)
+        board.board.bus.hold()
+        for _ in 0..<3 { #expect(board.board.bus.deliver(message)) }
+        #expect(!board.board.apic.hasDeliverableInterrupt)
+        board.board.bus.host = LocalAPICHost(
+            deliver: { message in
+                seen.withLock { $0.append(message) }
+                return true
+            }, route: { _, _ in })
+        #expect(seen.withLock { $0.isEmpty })
+        board.board.bus.release()
+        #expect(seen.withLock { $0 } == [message])
+        // And back: what comes in between isn't the engine's any more.
+        board.board.bus.hold()
+        #expect(board.board.bus.deliver(message))
+        board.board.bus.host = nil
+        board.board.bus.release()
+        #expect(seen.withLock { $0.count } == 1 && board.board.apic.acknowledge() == 0x44)
+    }
+
+    @Test func `the engine hears of the end of a level interrupt whose pin was masked meanwhile`() {
+        let board = RoutedBoard()
+        let routes = Mutex<[Int: InterruptMessage]>([:])
+        board.board.bus.host = LocalAPICHost(
+            deliver: { _ in true }, route: { pin, message in routes.withLock { $0[pin] = message } })
+        board.redirect(9, 0x8000 | 0x51)
+        board.router.line(gsi: 9).set(true)
+        board.redirect(9, 0x1_8000 | 0x51)
+        #expect(routes.withLock { $0[9]?.vector } == 0x51)
+        board.ioapic.endOfInterrupt(vector: 0x51)
+        #expect(board.redirection(9) & 0x4000 == 0)
+        board.redirect(9, 0x51)
+        #expect(routes.withLock { $0[9] } == nil)
     }
 
     @Test func `a masked entry sends its edge when unmasked`() {

@@ -92,9 +92,9 @@ public final class IOAPIC: BusDevice, Saveable {
         }
     }
 
-    /// What an entry sends, if it is open and level-triggered.
+    /// What an entry sends, if it is level-triggered; masked or not: the host tells of the end of what came before.
     private static func levelMessage(_ entry: UInt64) -> InterruptMessage? {
-        entry & masked == 0 && entry & level != 0 ? message(entry) : nil
+        entry & level != 0 ? message(entry) : nil
     }
 
     private static func message(_ entry: UInt64) -> InterruptMessage {

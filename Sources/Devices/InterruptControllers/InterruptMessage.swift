@@ -77,6 +77,8 @@ public final class APICBus: MessageInterruptTarget {
         var inputOutput: [IOAPIC] = []
         var turn = 0
         var host: LocalAPICHost?
+        /// Messages that wait until all local APICs are where they go; nil: none has to.
+        var held: [InterruptMessage]?
     }
 
     private let contents = Mutex(Contents())
@@ -93,6 +95,25 @@ public final class APICBus: MessageInterruptTarget {
                 return contents.inputOutput
             }
             for chip in chips { chip.announceRoutes() }
+        }
+    }
+
+    /// Holds messages back while local APICs go to an engine or come back from it: neither has them whole meanwhile.
+    public func hold() { contents.withLock { $0.held = $0.held ?? [] } }
+
+    /// Delivers what was held back, and holds nothing back any more.
+    public func release() {
+        while true {
+            let messages = contents.withLock { contents -> [InterruptMessage]? in
+                if contents.held?.isEmpty ?? true {
+                    contents.held = nil
+                    return nil
+                }
+                defer { contents.held = [] }
+                return contents.held
+            }
+            guard let messages else { return }
+            for message in messages { carry(message) }
         }
     }
 
@@ -124,8 +145,25 @@ public final class APICBus: MessageInterruptTarget {
     /// Delivers a message to all it is meant for, except `excluded`; false when nobody took it.
     @discardableResult
     public func deliver(_ message: InterruptMessage, excluding excluded: LocalAPIC? = nil) -> Bool {
-        let (all, host) = contents.withLock { ($0.local, $0.host) }
-        if let host { return host.deliver(message) }
+        // With the lock held, so that none is on its way to an engine when that gives its local APICs back.
+        let (all, answer) = contents.withLock { contents -> ([LocalAPIC], Bool?) in
+            if contents.held != nil {
+                // Once is as often as a local APIC remembers it.
+                if contents.held?.contains(message) == false { contents.held?.append(message) }
+                return ([], true)
+            }
+            return (contents.local, contents.host?.deliver(message))
+        }
+        return answer ?? carry(message, to: all, excluding: excluded)
+    }
+
+    /// The same for a message that was held back.
+    private func carry(_ message: InterruptMessage) {
+        let (all, answer) = contents.withLock { ($0.local, $0.host?.deliver(message)) }
+        if answer == nil { _ = carry(message, to: all, excluding: nil) }
+    }
+
+    private func carry(_ message: InterruptMessage, to all: [LocalAPIC], excluding excluded: LocalAPIC?) -> Bool {
         if message.mode == .lowestPriority { return deliverLowest(message, all) }
         var taken = false
         for apic in all where apic !== excluded && (message.isBroadcast || apic.matches(message)) {
