@@ -137,7 +137,9 @@ package final class Board: Sendable {
 
     /// Everything that has a state, in the order in which states are put back: devices before the bridge that maps them.
     var components: [(name: String, component: any Saveable)] {
-        var all: [(String, any Saveable)] = localAPICs.map { ("localAPIC\($0.id)", $0) }
+        // Virtual time first: timers are armed by it.
+        var all: [(String, any Saveable)] = (door as? VirtualDoor).map { [("door", $0)] } ?? []
+        all += localAPICs.map { ("localAPIC\($0.id)", $0) }
         all += [
             ("router", router), ("pic8259", pic), ("ioAPIC", ioAPIC), ("pit8254", pit), ("rtc", rtc),
             ("keyboard", keyboard), ("serial", serial), ("acpiPower", acpi), ("firmwareConfig", firmware),

@@ -90,6 +90,16 @@ final class ByteLog: Sendable {
         #expect(drained.all == [1])
     }
 
+    @Test func `a buffer that was full when it was saved tells when it has been read`() throws {
+        write(2, 0x01)
+        port.receive([UInt8](repeating: 7, count: 70000))
+        try port.restoreState(port.saveState())
+        let drained = ByteLog()
+        port.onInputDrained { drained.add([1]) }
+        while read(5) & 1 != 0 { _ = read(0) }
+        #expect(drained.all == [1])
+    }
+
     @Test func `loopback returns data and modem lines`() {
         write(4, 0x10)
         write(0, 0x5A)

@@ -180,6 +180,18 @@ import Testing
         #expect(read(0x0C) & 0xA0 == 0xA0)
     }
 
+    @Test func `an alarm whose second passes while nobody looks comes late, not never`() {
+        write(5, 0xFF)
+        write(3, 0xFF)
+        write(1, 0x22)
+        write(0x0B, 0x22)
+        door.advance(by: 5_000_000_000)
+        #expect(line.level)
+        #expect(read(0x0C) & 0xA0 == 0xA0)
+        door.advance(by: 5_000_000_000)
+        #expect(!line.level)
+    }
+
     @Test func `CMOS tells the memory size`() {
         #expect(read(0x34) | read(0x35) << 8 == (512 - 16) * 16)
         #expect(read(0x5B) | read(0x5C) << 8 == 16384)

@@ -124,6 +124,9 @@ struct BootTests {
         #expect(code { _ = try BootProtocol.sniff([], name: "k") } == .truncated)
         #expect(code { _ = try BootProtocol.sniff(Array("#!/bin/sh\n".utf8), name: "k") } == .notAKernel)
         #expect(code { _ = try BootProtocol.sniff(makeELF(note: false), name: "k") } == .notAKernel)
+        var many = makeELF() + [UInt8](repeating: 0, count: 1 << 20)
+        many.put(little: UInt16(10_000), at: 56)
+        #expect(code { _ = try ELFImage(many, name: "k") } == .malformed)
     }
 
     @Test("PVH: the entry comes from the Xen note, the start information in RBX")

@@ -157,6 +157,7 @@ public final class Serial16550A: BusDevice, Saveable {
         contents.withLock {
             $0.state = state
             $0.level = state.cause != nil && state.modemControl & 0x18 == 0x08
+            $0.isFull = state.fifo.count + state.backlog.count >= Self.inputCapacity
         }
     }
 }

@@ -30,6 +30,8 @@ public final class RTC: BusDevice, Saveable {
         /// Guest time of the next periodic and update event.
         var nextPeriodic: UInt64?
         var nextUpdate: UInt64?
+        /// The second that the alarm was compared with last.
+        var compared: Int64?
     }
 
     private struct Contents {
@@ -116,9 +118,11 @@ public final class RTC: BusDevice, Saveable {
             contents.state.nextPeriodic = now &+ period
         }
         if !wantsUpdates {
-            contents.state.nextUpdate = nil
+            (contents.state.nextUpdate, contents.state.compared) = (nil, nil)
         } else if contents.state.nextUpdate == nil {
-            contents.state.nextUpdate = now &+ 1_000_000_000 &- door.wallClock % 1_000_000_000
+            let wall = door.wallClock
+            contents.state.nextUpdate = now &+ 1_000_000_000 &- wall % 1_000_000_000
+            contents.state.compared = contents.state.seconds(wall)
         }
         arm(&contents)
     }
@@ -139,7 +143,7 @@ public final class RTC: BusDevice, Saveable {
             if let next = contents.state.nextUpdate, next <= now {
                 contents.state.nextUpdate = now &+ 1_000_000_000 &- wall % 1_000_000_000
                 contents.state.raise(0x10)
-                if contents.state.alarmMatches(wall: wall) { contents.state.raise(0x20) }
+                if contents.state.alarmHasCome(wall: wall) { contents.state.raise(0x20) }
             }
             updateLine(&contents)
             arm(&contents)
@@ -194,7 +198,7 @@ extension RTC.State {
         if statusB & flag != 0 { statusC |= 0x80 }
     }
 
-    private func seconds(_ wall: UInt64) -> Int64 {
+    fileprivate func seconds(_ wall: UInt64) -> Int64 {
         halted ?? Int64(truncatingIfNeeded: wall / 1_000_000_000) &+ offset
     }
 
@@ -215,8 +219,17 @@ extension RTC.State {
         return decode(value & 0x7F) % 12 + (value & 0x80 != 0 ? 12 : 0)
     }
 
-    fileprivate func alarmMatches(wall: UInt64) -> Bool {
-        let time = CalendarTime(seconds: seconds(wall))
+    /// Whether one of the seconds since the last time was the alarm's: the machine may have stood still meanwhile.
+    fileprivate mutating func alarmHasCome(wall: UInt64) -> Bool {
+        let second = seconds(wall)
+        let day: Int64 = 86_400
+        let last = compared.flatMap { second > $0 && second &- $0 < day ? $0 : nil } ?? second &- 1
+        defer { compared = second }
+        return (last &+ 1...second).contains(where: alarmMatches)
+    }
+
+    private func alarmMatches(_ second: Int64) -> Bool {
+        let time = CalendarTime(seconds: second)
         let current = [encode(time.second), encode(time.minute), encodeHour(time.hour)]
         return (0..<3).allSatisfy { memory[1 + 2 * $0] >= 0xC0 || memory[1 + 2 * $0] == current[$0] }
     }

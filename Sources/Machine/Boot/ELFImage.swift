@@ -20,6 +20,9 @@ package struct ELFImage: Equatable, Sendable {
         package var memorySize: UInt64
     }
 
+    /// Program headers at most; a Linux kernel has five or so.
+    private static let mostSegments = 128
+
     /// The file's name, for errors.
     let name: String
     /// ELFCLASS64.
@@ -51,6 +54,10 @@ package struct ELFImage: Equatable, Sendable {
         else { throw truncated }
         guard count > 0, size >= (wide ? 56 : 32) else {
             throw BootError(.malformed, "kernel \(name): an ELF file without program headers")
+        }
+        // Each may be of the whole file.
+        guard count <= Self.mostSegments else {
+            throw BootError(.malformed, "kernel \(name): an ELF file with \(count) program headers")
         }
         guard table <= UInt64(image.count), UInt64(size) * UInt64(count) <= UInt64(image.count) - table else {
             throw truncated

@@ -252,6 +252,7 @@ extension Machine {
             if let file { _ = processor.engine?.restoreTranslations(from: file, memory: snapshot.memorySum) }
         }
         // The state is an earlier one, or another machine's too: what must be unique has to be made anew.
+        if !door.isOrdered { for processor in processors { processor.cpu.seedRandom(door.randomBytes(16)) } }
         board.generation.change()
         board.events.tell(.generation)
     }
