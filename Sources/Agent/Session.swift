@@ -4,6 +4,11 @@ internal import CAgent
 internal import Glibc
 
 final class Session {
+    /// The host writes nothing more: POLLRDHUP of <bits/poll.h>, which Swift doesn't import.
+    private static let hangUp: Int32 = 0x2000
+    /// Bytes that a terminal's driver holds at most.
+    private static let terminalRoom = 1 << 20
+
     private let stream: Int32
     private var parser = MessageParser()
     /// What the host is to get, and how much of it has been sent.
@@ -28,9 +33,9 @@ final class Session {
     /// What is worth waiting for now.
     var interests: [Interest] {
         var all: [Interest] = []
-        let hasRoom = outgoing.count - sent < 4 * AgentMessage.piece
-        var events: Int32 = 0
-        if input.count - given < AgentMessage.piece { events |= POLLIN }
+        let hasRoom = !hasToldEnd && outgoing.count - sent < 4 * AgentMessage.piece
+        var events = Self.hangUp
+        if takesInput { events |= POLLIN }
         if sent < outgoing.count { events |= POLLOUT }
         all.append(Interest(descriptor: stream, events: Int16(events)))
         if program.output >= 0, hasRoom || isTerminal && given < input.count {
@@ -45,16 +50,25 @@ final class Session {
         return all
     }
 
+    /// The program reads what it gets.
+    private var takesInput: Bool { input.count - given < AgentMessage.piece }
+
     /// Does what can be done without waiting.
     func serve(_ ready: [Int32: Int16]) {
-        let wantsInput = Int16(POLLIN | POLLHUP | POLLERR)
-        if let events = ready[stream], events & wantsInput != 0, input.count - given < AgentMessage.piece { receive() }
+        let isOrEnds = Int16(POLLIN | POLLHUP | POLLERR)
+        if let events = ready[stream] {
+            // While the program reads nothing, what the host said last isn't read either: that it has gone counts.
+            let counts = takesInput ? isOrEnds | Int16(Self.hangUp) : Int16(POLLHUP | POLLERR | Self.hangUp)
+            if events & counts != 0 { if takesInput { receive() } else { close() } }
+        }
         if isOver { return }
+        // Nothing comes after the end, whatever a program in the background still writes.
+        if hasToldEnd { return flush() }
         if let events = ready[program.output], program.output >= 0 {
-            if events & wantsInput != 0 { forward(&program.output) { .output($0) } }
+            if events & isOrEnds != 0 { forward() }
             if isTerminal && events & Int16(POLLOUT) != 0 { giveInput() }
         }
-        if program.errors >= 0, ready[program.errors] != nil { forward(&program.errors) { .errors($0) } }
+        if program.errors >= 0, ready[program.errors] != nil { forward(isErrors: true) }
         if !isTerminal, program.input >= 0, ready[program.input] != nil { giveInput() }
         tellEnd()
         flush()
@@ -94,7 +108,7 @@ final class Session {
             inputEnds = true
             giveInput()
         case .outputEnd(let isErrors):
-            if isErrors { stopReading(&program.errors) } else { stopReading(&program.output) }
+            stopReading(isErrors: isErrors)
         case .signal(let number) where process > 0 && (1...64).contains(number): kill(-process, number)
         case .resize(let size) where isTerminal: roost_set_terminal_size(program.output, size.columns, size.rows)
         case .setClock, .addEntropy, .setIdentity, .setLinkAddress, .addresses, .powerOff, .reboot, .synchronizeMounts:
@@ -171,33 +185,53 @@ final class Session {
         }
     }
 
-    private func forward(_ descriptor: inout Int32, _ message: ([UInt8]) -> AgentMessage) {
-        var buffer = [UInt8](repeating: 0, count: AgentMessage.piece)
-        let count = read(descriptor, &buffer, buffer.count)
-        if count > 0 { return send(message(Array(buffer.prefix(count)))) }
-        if count < 0 && (errno == EAGAIN || errno == EINTR) { return }
+    /// Sends on what the program wrote, a piece at most; how many bytes that were.
+    @discardableResult
+    private func forward(isErrors: Bool = false, limit: Int = AgentMessage.piece) -> Int {
+        var buffer = [UInt8](repeating: 0, count: min(limit, AgentMessage.piece))
+        let count = read(isErrors ? program.errors : program.output, &buffer, buffer.count)
+        if count > 0 {
+            buffer.removeLast(buffer.count - count)
+            send(isErrors ? .errors(buffer) : .output(buffer))
+            return count
+        }
+        if count < 0 && (errno == EAGAIN || errno == EINTR) { return 0 }
         // A terminal whose last user has gone says EIO.
-        stopReading(&descriptor)
+        stopReading(isErrors: isErrors)
+        return 0
     }
 
     /// The program learns that nobody reads what it writes: by SIGPIPE, or because its terminal is gone.
-    private func stopReading(_ descriptor: inout Int32) {
+    private func stopReading(isErrors: Bool) {
+        let descriptor = isErrors ? program.errors : program.output
         if descriptor >= 0 { Glibc.close(descriptor) }
-        descriptor = -1
+        if isErrors { program.errors = -1 } else { program.output = -1 }
     }
 
     /// Tells the end when all that the program wrote has been read; what its children still write isn't waited for.
     private func tellEnd() {
         guard let ending, !hasToldEnd, !isOver else { return }
-        while program.output >= 0 && hasInput(program.output) { forward(&program.output) { .output($0) } }
-        while program.errors >= 0 && hasInput(program.errors) { forward(&program.errors) { .errors($0) } }
+        for isErrors in [false, true] { forwardRest(isErrors: isErrors) }
         if isOver { return }
         hasToldEnd = true
         send(.exited(ending))
     }
 
-    private func hasInput(_ descriptor: Int32) -> Bool {
-        var entry = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
-        return poll(&entry, 1, 0) == 1
+    /// Sends on what waits to be read now, and not what a program in the background goes on writing.
+    private func forwardRest(isErrors: Bool) {
+        let descriptor = isErrors ? program.errors : program.output
+        guard descriptor >= 0 else { return }
+        var left: Int32 = 0
+        if isTerminal {
+            // What is on its way through a terminal isn't counted there.
+            left = Int32(Self.terminalRoom)
+        } else if ioctl(descriptor, UInt(FIONREAD), &left) < 0 {
+            return
+        }
+        while left > 0 && !isOver {
+            let count = forward(isErrors: isErrors, limit: Int(left))
+            if count == 0 { return }
+            left -= Int32(count)
+        }
     }
 }

@@ -32,28 +32,39 @@ extension AgentConnection {
     /// Runs a program to its end, at most until `deadline` (nanoseconds of `HostClock.monotonic`); nil: it was still
     /// running then, or what it wrote had not been read.
     ///
-    /// A program whose reader has gone is told so as by a pipe (SIGPIPE).
+    /// A program whose reader has gone is told so as by a pipe (SIGPIPE). One that doesn't end in ten seconds when it is
+    /// told to, because its guest is paused, say, counts as ended by that signal.
     public func run(
         _ request: ProgramRequest, _ streams: ProgramStreams, deadline: UInt64 = .max
     ) throws(AgentError) -> ProgramEnd? {
+        let start = AgentMessage.start(request).bytes
+        guard start.count - 4 <= AgentMessage.longest else {
+            throw AgentError(errno: E2BIG, "the program's arguments and environment are too long: there can be 256 KiB")
+        }
         let signals: SignalWatch
         do {
             signals = try SignalWatch(streams.signals + (request.terminal == nil ? [] : [SIGWINCH]))
         } catch {
             throw AgentError("\(error)")
         }
-        try send([.start(request)])
-        if streams.input == nil { try send([.inputEnd]) }
-        var pump = ProgramPump(streams)
+        var pump = ProgramPump(streams, start)
+        pump.send(to: stream)
         while true {
             while !pump.isFull, let message = try nextMessage() { try pump.take(message) }
+            let wasFull = pump.isFull
             try pump.passOn()
             if let end = pump.end { return end }
             let now = HostClock.monotonic
             if now >= deadline { return nil }
-            let left = deadline == .max ? -1 : Int32(min((deadline - now) / 1_000_000 + 1, 60000))
+            if let patience = pump.patience, now >= patience.deadline {
+                return pump.ending ?? .killed(patience.signal)
+            }
+            // There may be messages that nothing more comes after.
+            if wasFull && !pump.isFull { continue }
+            let next = min(deadline, pump.patience?.deadline ?? .max)
+            let left = next == .max ? -1 : Int32(min((next - now) / 1_000_000 + 1, 60000))
             if pump.wait(stream, signals, milliseconds: left) { try read() }
-            try pump.send(to: stream)
+            pump.send(to: stream)
         }
     }
 }
@@ -66,11 +77,16 @@ private struct ProgramPump {
     /// What the agent is to get, and how much of it has been sent.
     private var outgoing: [UInt8] = []
     private var sent = 0
-    private var ending: ProgramEnd?
+    private(set) var ending: ProgramEnd?
+    private var interruptions = 0
+    /// How long the program is waited for that this signal is to end.
+    private(set) var patience: (deadline: UInt64, signal: Int32)?
 
-    init(_ streams: ProgramStreams) {
+    init(_ streams: ProgramStreams, _ start: [UInt8]) {
         self.streams = streams
         input = streams.input
+        outgoing = start
+        if input == nil { outgoing += AgentMessage.inputEnd.bytes }
         outputs = [ProgramOutput(streams.output), ProgramOutput(streams.errors)]
     }
 
@@ -107,8 +123,11 @@ private struct ProgramPump {
         -> Bool
     {
         let isIdle = sent == outgoing.count
+        let wantsMessages = !isFull && ending == nil
+        let wantsStream = ending == nil && (wantsMessages || !isIdle)
         var waiting = [
-            Readiness(stream.rawValue, read: !isFull && ending == nil, write: !isIdle),
+            // One that is polled for nothing says again and again that the other end has gone.
+            Readiness(wantsStream ? stream.rawValue : -1, read: wantsMessages, write: !isIdle),
             Readiness(signals.descriptor.rawValue), Readiness(isIdle ? input ?? -1 : -1),
         ]
         waiting += outputs.map { Readiness($0.isEmpty ? -1 : $0.descriptor, read: false, write: true) }
@@ -116,6 +135,7 @@ private struct ProgramPump {
         if waiting[1].canRead {
             while let signal = signals.next() {
                 outgoing += message(for: signal).bytes
+                losePatience(signal)
                 // It is for this process then, which only waits for a reader.
                 if ending != nil && signal != SIGWINCH { for index in outputs.indices { outputs[index].close() } }
             }
@@ -129,18 +149,29 @@ private struct ProgramPump {
     }
 
     /// Sends the agent what there is room for.
-    mutating func send(to stream: borrowing FileDescriptor) throws(AgentError) {
+    mutating func send(to stream: borrowing FileDescriptor) {
         // The agent is through, and may have gone.
         guard sent < outgoing.count, ending == nil else { return }
         do throws(HostError) {
             sent += try stream.writeAvailable(outgoing[sent...])
         } catch {
-            throw AgentError("the guest's agent is gone: \(error.reason)")
+            // It is gone: what it said before that, the program's end perhaps, is still to be read.
+            input = nil
+            sent = outgoing.count
         }
         if sent == outgoing.count {
             outgoing.removeAll(keepingCapacity: true)
             sent = 0
         }
+    }
+
+    /// Three interruptions, or one order to end, are meant: a guest that hangs doesn't keep this process.
+    private mutating func losePatience(_ signal: Int32) {
+        if signal == SIGINT { interruptions += 1 }
+        guard patience == nil, [SIGTERM, SIGHUP].contains(signal) || signal == SIGINT && interruptions == 3 else {
+            return
+        }
+        patience = (HostClock.monotonic &+ 10_000_000_000, signal)
     }
 
     private func message(for signal: Int32) -> AgentMessage {

@@ -91,9 +91,14 @@ struct MessageReader {
         return request
     }
 
+    /// A status is a byte, a signal one that Linux has.
     mutating func end() -> ProgramEnd? {
         guard let kind = number(), let value = number() else { return nil }
-        return kind == 0 ? .exited(Int32(bitPattern: value)) : .killed(Int32(bitPattern: value))
+        switch (kind, value) {
+        case (0, 0...255): return .exited(Int32(value))
+        case (1, 1...64): return .killed(Int32(value))
+        default: return nil
+        }
     }
 
     mutating func failure() -> (Int32, String)? {

@@ -19,6 +19,9 @@
 #include <time.h>
 #include <unistd.h>
 
+// The group of terminals, `tty`.
+enum { terminal_group = 5 };
+
 static void close_pair(const int *pair) {
     if (pair[0] >= 0) close(pair[0]);
     if (pair[1] >= 0) close(pair[1]);
@@ -36,6 +39,9 @@ static void become(
     setsid();
     if (has_terminal && ioctl(streams[0], TIOCSCTTY, 0) < 0) failure = errno;
     for (int n = 0; n < 3 && !failure; n++) if (dup2(streams[n], n) < 0) failure = errno;
+    // They are the user's: it may open its /dev/stdout, say. Without, it can still use them as they are.
+    for (int n = 0; n < (has_terminal ? 1 : 3) && !failure; n++)
+        if (fchown(n, user, has_terminal ? terminal_group : group) < 0) break;
     if (!failure && setgroups(group_count, groups) < 0) failure = errno;
     if (!failure && setresgid(group, group, group) < 0) failure = errno;
     if (!failure && setresuid(user, user, user) < 0) failure = errno;

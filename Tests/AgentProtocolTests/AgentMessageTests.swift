@@ -44,6 +44,25 @@ struct AgentMessageTests {
         }
     }
 
+    @Test("an end with a status that is no byte, or by a signal that Linux doesn't have, is refused")
+    func ends() throws {
+        func end(_ kind: UInt8, _ value: UInt32) throws -> AgentMessage? {
+            var bytes = AgentMessage.exited(.exited(0)).bytes
+            bytes[5] = kind
+            for index in 0..<4 { bytes[9 + index] = UInt8(truncatingIfNeeded: value >> (8 * index)) }
+            var parser = MessageParser()
+            parser.append(bytes)
+            return try parser.next()
+        }
+        #expect(try end(0, 255) == .exited(.exited(255)))
+        #expect(try end(1, 1) == .exited(.killed(1)))
+        #expect(try end(1, 64) == .exited(.killed(64)))
+        let bad: [(UInt8, UInt32)] = [(0, 256), (0, .max), (1, 0), (1, 65), (1, 0x7FFF_FFFF), (1, .max), (2, 9)]
+        for (kind, value) in bad {
+            #expect(throws: AgentProtocolError.self, "\(kind) \(value)") { try end(kind, value) }
+        }
+    }
+
     @Test("damaged messages are refused or are other messages, never more")
     func damage() {
         var generator = SystemRandomNumberGenerator()

@@ -4,7 +4,7 @@ internal import Foundation
 /// Finds `roost-agent`: beside the running program, or in `../lib/roost` from there; `ROOST_AGENT` names another.
 enum AgentProgram {
     /// The version that images of this Roost have: raised when the agent learns something, or an image has something new.
-    static let version = 6
+    static let version = 7
 
     static func path() throws(ImageError) -> String {
         let environment = ProcessInfo.processInfo.environment

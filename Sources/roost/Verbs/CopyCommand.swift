@@ -1,4 +1,6 @@
 // `roost copy`: files between the host and a machine's guest, as archives through its agent.
+//
+// A guest may send whatever it likes: CopyScripts has the host look at it before it is in its place.
 internal import AgentClient
 internal import AgentProtocol
 internal import ArgumentParser
@@ -12,6 +14,7 @@ struct CopyCommand: ParsableCommand {
         commandName: "copy", abstract: "Copy files and folders to a running machine's guest, or from it.",
         discussion: """
             One side is NAME:PATH. As with cp, a target that is a folder takes the source in, any other is its new name.
+            A source that is a symbolic link is followed; others are copied as they are.
             """, aliases: ["cp"])
 
     @Argument(help: "What is copied: PATH or NAME:PATH.")
@@ -21,6 +24,8 @@ struct CopyCommand: ParsableCommand {
     var target: String
 
     func run() throws {
+        // Whoever gives up is to be an error of the other, not the end of this process.
+        Terminal.prepareStandardStreams()
         switch (Self.inGuest(source), Self.inGuest(target)) {
         case (nil, let (name, path)?): try send(source, to: try MachineStore.standard.find(name), path)
         case (let (name, path)?, nil): try fetch(path, from: try MachineStore.standard.find(name), target)
@@ -36,65 +41,60 @@ struct CopyCommand: ParsableCommand {
         return (String(place[..<colon]), path.isEmpty ? "." : path)
     }
 
-    /// Unpacks an archive of one file or folder: into $1 if that is a folder, else under the name $1.
-    private static let unpack = """
-        if [ -d "$1" ]; then exec tar -x -f - -C "$1"; fi
-        name=$(basename "$1" | sed 's/[\\\\&,]/\\\\&/g')
-        exec tar -x -f - -C "$(dirname "$1")" --transform "s,^[^/]*,$name,"
-        """
-
     private func send(_ path: String, to machine: StoredMachine, _ target: String) throws {
         guard FileManager.default.fileExists(atPath: path) else { throw ValidationError("there is no \(path)") }
-        let url = URL(fileURLWithPath: path).standardizedFileURL
+        // A folder that is told without its name still has one.
+        let isNameless = [".", ".."].contains((path as NSString).lastPathComponent)
+        let path = isNameless ? URL(fileURLWithPath: path).standardizedFileURL.path : path
         let archive = Pipe()
-        let tar = try Self.tar(
-            ["-c", "-f", "-", "-C", url.deletingLastPathComponent().path, "--", url.lastPathComponent], output: archive)
-        let end = try Self.inGuest(
-            machine, ["/bin/sh", "-c", Self.unpack, "sh", target],
-            input: archive.fileHandleForReading.fileDescriptor, output: 1)
-        tar.waitUntilExit()
-        try finish(end, tar)
+        let pack = try Self.onHost(CopyScripts.pack(path), input: nil, output: archive.fileHandleForWriting)
+        try archive.fileHandleForWriting.close()
+        let end = try {
+            // Where the guest has given up, nobody reads what is packed.
+            defer { try? archive.fileHandleForReading.close() }
+            return try Self.inGuest(
+                machine, CopyScripts.unpackInGuest(path, at: target),
+                input: archive.fileHandleForReading.fileDescriptor, output: 1)
+        }()
+        pack.waitUntilExit()
+        try finish(end, pack)
     }
 
     private func fetch(_ path: String, from machine: StoredMachine, _ target: String) throws {
         let archive = Pipe()
-        let tar = try Self.run(
-            "/bin/sh", ["-c", Self.unpack, "sh", target], input: archive.fileHandleForReading, output: nil)
-        let pack = "exec tar -c -f - -C \"$(dirname \"$1\")\" -- \"$(basename \"$1\")\""
-        let end = try Self.inGuest(
-            machine, ["/bin/sh", "-c", pack, "sh", path], input: nil,
-            output: archive.fileHandleForWriting.fileDescriptor)
-        try archive.fileHandleForWriting.close()
-        tar.waitUntilExit()
-        try finish(end, tar)
+        let unpack = try Self.onHost(
+            CopyScripts.unpackOnHost(path, at: target), input: archive.fileHandleForReading, output: nil)
+        try archive.fileHandleForReading.close()
+        let end = try {
+            // It is at an end, whatever came: what waits for more doesn't do so for ever, and takes its traces away.
+            defer {
+                try? archive.fileHandleForWriting.close()
+                unpack.waitUntilExit()
+            }
+            return try Self.inGuest(
+                machine, CopyScripts.pack(path), input: nil, output: archive.fileHandleForWriting.fileDescriptor)
+        }()
+        try finish(end, unpack)
     }
 
-    private func finish(_ end: ProgramEnd?, _ tar: Process) throws {
-        guard end == .exited(0), tar.terminationStatus == 0 else {
+    private func finish(_ end: ProgramEnd?, _ process: Process) throws {
+        guard end == .exited(0), process.terminationStatus == 0 else {
             throw ExitStatus(code: ExitStatus.machine, message: "not all of \(source) could be copied")
         }
     }
 
     private static func inGuest(
-        _ machine: StoredMachine, _ command: [String], input: Int32?, output: Int32
+        _ machine: StoredMachine, _ script: [String], input: Int32?, output: Int32
     ) throws -> ProgramEnd? {
         let agent = try machine.agent(within: 60)
         return try agent.run(
-            ProgramRequest(command: command), ProgramStreams(input: input, output: output, errors: 2))
+            ProgramRequest(command: ["/bin/sh"] + script), ProgramStreams(input: input, output: output, errors: 2))
     }
 
-    private static func tar(_ arguments: [String], output: Pipe) throws -> Process {
-        let process = try run("/usr/bin/env", ["tar"] + arguments, input: nil, output: output.fileHandleForWriting)
-        try output.fileHandleForWriting.close()
-        return process
-    }
-
-    private static func run(
-        _ program: String, _ arguments: [String], input: FileHandle?, output: FileHandle?
-    ) throws -> Process {
+    private static func onHost(_ script: [String], input: FileHandle?, output: FileHandle?) throws -> Process {
         let process = Process()
-        process.executableURL = URL(fileURLWithPath: program)
-        process.arguments = arguments
+        process.executableURL = URL(fileURLWithPath: "/bin/sh")
+        process.arguments = script
         process.standardInput = input ?? FileHandle.nullDevice
         if let output { process.standardOutput = output }
         try process.run()
