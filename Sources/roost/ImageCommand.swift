@@ -1,6 +1,7 @@
 // `roost image`: building and listing guest images.
 internal import ArgumentParser
 internal import Foundation
+internal import HostOS
 internal import Images
 
 /// `roost image`.
@@ -42,7 +43,7 @@ struct ImageCommand: ParsableCommand {
         @Flag(help: "Do nothing if the image is there.")
         var ifMissing = false
 
-        @Flag(help: "Replace an image that is there, and lose what its disk holds.")
+        @Flag(help: "Replace an image that is there, and lose what its disk holds; never anything else.")
         var replace = false
 
         @Flag(
@@ -57,7 +58,7 @@ struct ImageCommand: ParsableCommand {
                 throw ValidationError("there is no variant '\(variant)': minimal or systemd")
             }
             guard (1...16384).contains(diskSize) else { throw ValidationError("a disk has 1 to 16384 GiB") }
-            let folder = output ?? ImageStore.standard.folder(of: distribution)
+            let folder = output.map(PrivateFolder.absolute) ?? ImageStore.standard.folder(of: distribution)
             let packages = include.flatMap { $0.split(separator: ",").map(String.init) }
             if ifOutdated, let image = try? ImageStore.standard.locate(folder), image.manifest.isCurrent,
                 packages.allSatisfy((image.manifest.included ?? []).contains)

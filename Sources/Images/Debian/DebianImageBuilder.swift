@@ -39,7 +39,7 @@ public struct DebianImageBuilder: Sendable {
         self.included = included
     }
 
-    /// Builds the image in a folder that must not exist; `report` hears of progress.
+    /// Builds the image in a folder, which must not exist or, `replacing`, is an image or empty; `report` hears of progress.
     public func build(
         name: String, into folder: String, replacing: Bool = false, report: (BuildProgress) -> Void
     ) throws(ImageError) -> GuestImage {
@@ -51,7 +51,8 @@ public struct DebianImageBuilder: Sendable {
         }
         guard diskSize >= 1 << 30 else { throw ImageError(.badRequest, "a disk under 1G does not hold Debian") }
         let target = URL(fileURLWithPath: folder).standardizedFileURL.path
-        if !replacing { try refuseExisting(target, name: name) }
+        let place = ImagePlace(target, replacing: replacing)
+        try place.check()
         _ = try AgentProgram.path()
         for (tool, package) in [
             ("mmdebstrap", nil), ("mke2fs", "e2fsprogs"), ("fakeroot", nil), ("busybox", "busybox-static"),
@@ -67,7 +68,7 @@ public struct DebianImageBuilder: Sendable {
         do {
             let image = try Interruption.hold { () throws(ImageError) -> GuestImage in
                 try assemble(name: name, in: work, report: report)
-                try publish(work + "/image", as: target)
+                try place.take(work + "/image", aside: work + "/former-")
                 return try GuestImage(folder: target)
             }
             Self.remove(work)
@@ -194,25 +195,6 @@ public struct DebianImageBuilder: Sendable {
             throw ImageError(.damaged, "the root file system has no kernel \(release)")
         }
         return path
-    }
-
-    private func refuseExisting(_ target: String, name: String) throws(ImageError) {
-        guard FileManager.default.fileExists(atPath: target) else { return }
-        throw ImageError(
-            .badRequest, "\(target) is there already; --replace builds it anew, and loses what its disk holds")
-    }
-
-    /// Puts the finished folder in its place, the former one aside and then away.
-    private func publish(_ source: String, as target: String) throws(ImageError) {
-        let manager = FileManager.default
-        do {
-            if manager.fileExists(atPath: target) {
-                try manager.moveItem(atPath: target, toPath: (source as NSString).deletingLastPathComponent + "/former")
-            }
-            try manager.moveItem(atPath: source, toPath: target)
-        } catch {
-            throw ImageError(.fileSystem, "cannot put the image at \(target): \(error.localizedDescription)")
-        }
     }
 
     /// Removes what builds that were killed have left.

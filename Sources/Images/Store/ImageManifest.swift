@@ -51,6 +51,22 @@ public struct ImageManifest: Codable, Sendable, Equatable {
     static let fileName = "image.json"
     static let largest = 64 << 10
 
+    /// What tells a manifest, of whatever version, from another program's file.
+    private struct Head: Decodable {
+        var version: Int
+        var name: String
+        var kernel: String
+        var disk: String
+    }
+
+    /// Whether a folder is an image, damaged or of another version perhaps.
+    static func isThere(in folder: String) -> Bool {
+        guard let data = FileManager.default.contents(atPath: folder + "/" + fileName), data.count <= largest else {
+            return false
+        }
+        return (try? JSONDecoder().decode(Head.self, from: data)) != nil
+    }
+
     /// Reads the manifest in a folder; checks that its files lie there.
     static func read(in folder: String) throws(ImageError) -> ImageManifest {
         let path = folder + "/" + fileName

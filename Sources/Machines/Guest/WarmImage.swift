@@ -4,6 +4,7 @@
 //                       base.raw   the image's disk, a further name of it
 //                       disk.qcow2 what the guest has written to it
 //                       snapshot   the machine
+//   ROOST_HOME/warm/.lock          locked by those who put one there
 internal import AgentClient
 internal import AgentProtocol
 internal import Foundation
@@ -107,10 +108,18 @@ public struct WarmImage: Sendable {
         _ = try Qcow2Image.create(work + "/disk.qcow2", options)
         try boot(work, progress)
         try Data(key.utf8).write(to: URL(fileURLWithPath: work + "/key"))
-        try? FileManager.default.removeItem(atPath: folder)
-        // Somebody else may have been faster.
-        do throws(HostError) { try HostFile.rename(work, to: folder) } catch {
-            if error.errno != HostErrorNumber.exists { throw error }
+        try Self.publish(work, as: folder, key)
+    }
+
+    /// Gives a finished folder its name, unless somebody else was faster: from theirs, machines go on already.
+    package static func publish(_ work: String, as folder: String, _ key: String) throws {
+        let root = (folder as NSString).deletingLastPathComponent
+        try explaining { () throws(HostError) in
+            try PrivateFolder.alone(in: root) { () throws(HostError) in
+                if readKey(folder) == key { return }
+                try? FileManager.default.removeItem(atPath: folder)
+                try HostFile.rename(work, to: folder)
+            }
         }
     }
 
@@ -161,6 +170,8 @@ public struct WarmImage: Sendable {
                     continue
                 }
                 try? FileManager.default.removeItem(atPath: folder)
+            } else if name.hasPrefix(".") {
+                continue
             } else if let line = readKey(folder)?.split(separator: "\n").first,
                 line.hasPrefix("image \(image.disk) "), line != imageLine(image)
             {
