@@ -65,6 +65,14 @@ public final class LocalConnection: Sendable {
         try LocalAddress.with(path, "connect") { connect(descriptor.rawValue, $0, $1) }
     }
 
+    /// Connects to who listens at a name in a folder, whose path may be longer than one of a socket.
+    public convenience init(to name: String, in folder: String) throws(HostError) {
+        let place = try FileDescriptor.open(folder, O_RDONLY | O_DIRECTORY)
+        do throws(HostError) { try self.init(to: "/proc/self/fd/\(place.rawValue)/\(name)") } catch {
+            throw HostError("connect \(folder)/\(name)", errno: error.errno)
+        }
+    }
+
     /// Whose process is at the other end (SO_PEERCRED).
     public var peerUser: UInt32? {
         // struct ucred, which Swift doesn't import: process, user, group.
@@ -188,23 +196,29 @@ public final class LocalConnection: Sendable {
         public var isGone = false
     }
 
-    /// Waits until one of what is wanted is so; `other` is one more descriptor to read.
-    public func wait(reading: Bool, writing: Bool, other: Int32) -> Readiness {
+    /// Waits until one of what is wanted is so, or the other end is gone; `other` is one more descriptor to read, or to write.
+    public func wait(
+        reading: Bool, writing: Bool, other: Int32, readingOther: Bool = true, writingOther: Bool = false
+    ) -> Readiness {
         if reading, pending.withLock({ !$0.isEmpty }) { return Readiness(canRead: true) }
         var events: Int16 = 0
         if reading { events |= Int16(POLLIN) }
         if writing { events |= Int16(POLLOUT) }
+        var otherEvents: Int16 = 0
+        if readingOther { otherEvents |= Int16(POLLIN) }
+        if writingOther { otherEvents |= Int16(POLLOUT) }
+        // One of which nothing is wanted would tell of its end without end.
         var polled = [
             pollfd(fd: descriptor.rawValue, events: events, revents: 0),
-            pollfd(fd: other, events: Int16(POLLIN), revents: 0),
+            pollfd(fd: otherEvents == 0 ? -1 : other, events: otherEvents, revents: 0),
         ]
         while poll(&polled, 2, -1) < 0 {
             if errno != EINTR { return Readiness(isGone: true) }
         }
         let found = Int32(polled[0].revents)
         return Readiness(
-            canRead: found & POLLIN != 0, canWrite: found & POLLOUT != 0, other: polled[1].revents != 0,
-            isGone: found & (POLLHUP | POLLERR) != 0)
+            canRead: found & POLLIN != 0, canWrite: found & POLLOUT != 0,
+            other: polled[1].revents & ~Int16(POLLOUT) != 0, isGone: found & (POLLHUP | POLLERR) != 0)
     }
 
     /// Another descriptor of the connection, for who goes on with it; what `takeReceived` returns comes first.

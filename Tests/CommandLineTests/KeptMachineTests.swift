@@ -38,7 +38,49 @@ struct KeptMachineTests {
         try home.succeed("delete", "two", "--yes")
         #expect(try home.list().isEmpty)
         #expect(try FileManager.default.contentsOfDirectory(atPath: home.folder + "/data/machines").isEmpty)
-        #expect(try FileManager.default.contentsOfDirectory(atPath: home.folder + "/run/roost").isEmpty)
+    }
+
+    @Test("A machine answers whatever the runtime folder is or becomes, and however long its folder's path is")
+    func reachable() throws {
+        let home = try MachineHome()
+        let data = home.folder + "/" + String(repeating: "long", count: 40)
+        try FileManager.default.createDirectory(
+            atPath: data, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+        func roost(_ arguments: String..., runtime: String = "") throws -> RoostRun {
+            try RoostRun(arguments, environment: ["ROOST_HOME": data, "XDG_RUNTIME_DIR": runtime])
+        }
+        let kernel = try home.kernel(TinyGuest.say("up") + Self.obedient)
+        let start = try roost(
+            "run", "-d", "--name", "m", "--kernel", kernel, "--net", "none", "--memory", "32M", "--engine",
+            "translator", runtime: home.folder + "/run")
+        try #require(start.status == 0, "\(start.error)")
+        defer { _ = try? roost("kill", "m") }
+        try FileManager.default.removeItem(atPath: home.folder + "/run")
+        #expect(try roost("pause", "m").status == 0)
+        #expect(try roost("resume", "m", runtime: "/nonexistent").status == 0)
+        let socket = data + "/machines/m/control.sock"
+        var mode = stat()
+        #expect(stat(socket, &mode) == 0 && mode.st_mode & 0o777 == 0o600)
+        let stop = try roost("stop", "m")
+        #expect(stop.status == 0, "\(stop.error)")
+        #expect(!FileManager.default.fileExists(atPath: socket))
+    }
+
+    @Test("What a process that was killed has left of its control socket keeps no start, copy or export from its work")
+    func staleSocket() throws {
+        let home = try MachineHome()
+        try home.start("m", try home.kernel(Self.obedient))
+        try home.succeed("snapshot", "take", "m", "s")
+        try home.succeed("kill", "m")
+        let socket = try home.socket()
+        #expect(FileManager.default.fileExists(atPath: socket))
+        try home.succeed("export", "m", home.folder + "/m.tar")
+        try home.succeed("clone", "m", "copy", "--snapshot", "s", "--no-start")
+        #expect(!FileManager.default.fileExists(atPath: home.folder + "/data/machines/copy/control.sock"))
+        try home.succeed("start", "m")
+        #expect(try home.info("m")["running"] != nil)
+        try home.succeed("stop", "m")
+        #expect(!FileManager.default.fileExists(atPath: socket))
     }
 
     @Test(

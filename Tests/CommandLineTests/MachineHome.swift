@@ -100,10 +100,11 @@ final class MachineHome {
         }
     }
 
-    /// Where the machine's process listens.
+    /// Where the process of the only machine listens.
     func socket() throws -> String {
-        let folder = folder + "/run/roost"
-        return folder + "/" + (try #require(try FileManager.default.contentsOfDirectory(atPath: folder).first))
+        let machines = folder + "/data/machines"
+        let names = try FileManager.default.contentsOfDirectory(atPath: machines).filter { !$0.hasPrefix(".") }
+        return machines + "/" + (try #require(names.first)) + "/control.sock"
     }
 
     /// Waits until something is so.

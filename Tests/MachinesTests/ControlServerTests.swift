@@ -29,4 +29,53 @@ import Testing
         #expect(connection.readLine(limit: 1000) == #"{"result":{},"version":1}"#)
         #expect(connection.readLine(limit: 1000) == nil)
     }
+
+    /// A relay on a thread of its own: the client, the other side, and what is signaled at its end.
+    private func relay() throws -> (client: LocalConnection, other: LocalStream, isOver: DispatchSemaphore) {
+        let path = "/tmp/roost-control-\(UUID().uuidString.prefix(8))"
+        let server = try LocalServer(at: path)
+        defer { server.close() }
+        let client = try LocalConnection(to: path)
+        let connection = try #require(server.accept())
+        let pair = try LocalStream.pair()
+        let stream = SharedDescriptor(FileDescriptor(owning: pair.other))
+        let isOver = DispatchSemaphore(value: 0)
+        try HostThread.detached(name: "relay") {
+            ControlStream.relay(stream, connection)
+            connection.close()
+            isOver.signal()
+        }
+        return (client, pair.own, isOver)
+    }
+
+    /// Writes until no buffer on the way has any room.
+    private func fill(_ client: LocalConnection) throws {
+        let part = [UInt8](repeating: 7, count: 65536)[...]
+        var full = 0
+        while full < 20 {
+            let written = try #require(client.writeNow(part))
+            full = written == 0 ? full + 1 : 0
+            if written == 0 { HostClock.sleep(nanoseconds: 10_000_000) }
+        }
+    }
+
+    @Test("A relay ends when its client goes, though nobody takes what the client has sent")
+    func unread() throws {
+        let (client, other, isOver) = try relay()
+        try fill(client)
+        #expect(isOver.wait(timeout: .now()) == .timedOut)
+        client.close()
+        #expect(isOver.wait(timeout: .now() + 5) == .success)
+        withExtendedLifetime(other) {}
+    }
+
+    @Test("A relay passes on what a side has sent before it went, though the other sends what nobody takes")
+    func lastWords() throws {
+        let (client, other, isOver) = try relay()
+        try fill(client)
+        #expect(other.write(Array("status 3\n".utf8)[...]) == .moved(9))
+        other.shutDown(writing: true, reading: true)
+        #expect(client.readLine(limit: 100) == "status 3")
+        #expect(isOver.wait(timeout: .now() + 5) == .success)
+    }
 }

@@ -91,7 +91,7 @@ public final class VsockEndpoint: Sendable {
     public func connect(to port: UInt32, milliseconds: Int32 = 5000) throws(HostError) -> FileDescriptor {
         let pair = try LocalStream.pair()
         let other = FileDescriptor(owning: pair.other)
-        guard let (stream, device) = add(VsockPeer(pair.own, .opening)) else {
+        guard let (stream, device) = add(VsockPeer(pair.own, .opening, other: other.identity)) else {
             throw HostError("connect to port \(port) of the guest", errno: HostErrorNumber.busy)
         }
         device.perform(.open(guestPort: port), on: stream)
@@ -104,6 +104,15 @@ public final class VsockEndpoint: Sendable {
             answer.append(byte)
         }
         return other
+    }
+
+    /// Ends a stream that `connect` has opened. Closed only, it would stay until the guest has made room for all that was
+    /// sent, which it may never do.
+    public func abandon(_ descriptor: borrowing FileDescriptor) {
+        let identity = descriptor.identity
+        guard let found = contents.withLock({ $0.peers.first { $0.value.other == identity } }) else { return }
+        found.value.state.withLock { $0.isAbandoned = true }
+        schedule(found.key)
     }
 
     /// Has a handler take what the guest connects to a port of the host's, on the thread that serves all streams: it must

@@ -25,18 +25,25 @@ final class VsockPeer: Sendable {
         var isHungUp = false
         /// Nothing can be written any more.
         var isGone = false
+        /// The host has ended it, and what there is no room for with it.
+        var isAbandoned = false
         var hasShutDown = (writing: false, reading: false)
 
         var guestIsGone: Bool { guestEndsSending && guestEndsTaking }
-        /// Whether the host has closed its end and all that it has sent is read, or wanted by nobody.
-        var hostIsGone: Bool { isGone || (isHungUp && (hostHasEnded || guestEndsTaking || phase == .opening)) }
+        /// Whether the host has closed its end and all that it has sent is read, or wanted by nobody; or ended the stream.
+        var hostIsGone: Bool {
+            isGone || isAbandoned || (isHungUp && (hostHasEnded || guestEndsTaking || phase == .opening))
+        }
     }
 
     let stream: LocalStream
     let state: Mutex<State>
+    /// Which socket is at the other end, if Roost itself has opened the stream.
+    let other: [UInt64]?
 
-    init(_ stream: LocalStream, _ phase: Phase) {
+    init(_ stream: LocalStream, _ phase: Phase, other: [UInt64]? = nil) {
         self.stream = stream
+        self.other = other
         state = Mutex(State(phase: phase))
     }
 

@@ -7,12 +7,13 @@ public final class ControlClient: Sendable {
     private let connection: LocalConnection
     private let name: String
 
-    /// Connects; `name` is for error messages. A machine that is about to listen is waited for, not long.
-    init(path: String, name: String) throws(MachinesError) {
+    /// Connects to the process of the machine in a folder; `name` is for error messages. A machine that is about to listen is
+    /// waited for, not long.
+    init(folder: String, name: String) throws(MachinesError) {
         var tries = 0
         while true {
             do {
-                connection = try LocalConnection(to: path)
+                connection = try LocalConnection(to: StoredMachine.socketName, in: folder)
                 break
             } catch {
                 tries += 1

@@ -102,39 +102,42 @@ public final class ControlServer: Sendable {
 }
 
 extension ControlStream {
-    /// Passes bytes between a connection and a descriptor that never waits, until one of them is at its end.
-    static func relay(_ stream: SharedDescriptor, _ connection: LocalConnection) {
+    /// Passes bytes between a connection and a descriptor that never waits, until one of them is at its end. What a client
+    /// that is gone has sent, and the descriptor has no room for, goes nowhere.
+    package static func relay(_ stream: SharedDescriptor, _ connection: LocalConnection) {
         stream.descriptor.setNonBlocking()
         let other = stream.descriptor.rawValue
         var toConnection: ArraySlice<UInt8> = []
         var toOther: ArraySlice<UInt8> = []
+        var isTaken = true
         while true {
-            var ready = [
-                Readiness(connection.descriptor.rawValue, read: toOther.isEmpty, write: !toConnection.isEmpty),
-                Readiness(other, read: toConnection.isEmpty, write: !toOther.isEmpty),
-            ]
-            Readiness.wait(&ready)
-            do {
-                if ready[0].canRead {
-                    toOther = connection.read(limit: 65536)[...]
-                    if toOther.isEmpty { return }
-                }
-                if ready[1].canRead, let bytes = try FileDescriptor.readAvailable(other, limit: 65536) {
-                    toConnection = bytes[...]
-                    if bytes.isEmpty { return }
-                }
-                if !toOther.isEmpty { toOther = toOther.dropFirst(try stream.descriptor.writeAvailable(toOther)) }
-                guard let written = connection.writeNow(toConnection) else { return }
-                toConnection = toConnection.dropFirst(written)
-            } catch {
-                return
+            let ready = connection.wait(
+                reading: isTaken && toOther.isEmpty, writing: !toConnection.isEmpty, other: other,
+                readingOther: toConnection.isEmpty, writingOther: !toOther.isEmpty)
+            if ready.isGone && !ready.canRead { return }
+            if ready.canRead {
+                toOther = connection.read(limit: 65536)[...]
+                if toOther.isEmpty { return }
             }
+            if ready.other, toConnection.isEmpty {
+                do throws(HostError) {
+                    let bytes = try FileDescriptor.readAvailable(other, limit: 65536)
+                    if bytes?.isEmpty == true { return }
+                    toConnection = (bytes ?? [])[...]
+                } catch { return }
+            }
+            // Who takes nothing more may have sent something before.
+            do throws(HostError) {
+                if !toOther.isEmpty { toOther = toOther.dropFirst(try stream.descriptor.writeAvailable(toOther)) }
+            } catch { (toOther, isTaken) = ([], false) }
+            guard let written = connection.writeNow(toConnection) else { return }
+            toConnection = toConnection.dropFirst(written)
         }
     }
 }
 
 /// Streams what a log holds and gets to a connection, and its input to whoever takes it.
-enum ControlStream {
+package enum ControlStream {
     /// Runs until the log or the connection is at its end. `input` returns how many bytes it took; it is asked again when
     /// the log wakes its readers.
     static func pump(

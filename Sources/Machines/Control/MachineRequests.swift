@@ -205,7 +205,10 @@ public enum MachineRequest {
                 refresh.wait()
                 try machine.requireRunning()
                 let stream = SharedDescriptor(try machine.connectAgent())
-                return .stream { ControlStream.relay(stream, $0) }
+                return .stream { connection in
+                    ControlStream.relay(stream, connection)
+                    machine.sockets?.abandon(stream.descriptor)
+                }
             },
             self.events: { _ in
                 let reader = try events.lines.follow(from: .max)

@@ -11,7 +11,7 @@ public final class MachineMonitor: Sendable {
     private let lock: MachineLock
     private let manifest: MachineManifest
     private let goesOn: GoingOn
-    private let record = Mutex(RunRecord())
+    private let record: RunKeeper
     private let refresh = GuestRefresh()
     /// It stays though it is one that goes when it stops.
     private let isKept = Atomic(false)
@@ -24,6 +24,7 @@ public final class MachineMonitor: Sendable {
         self.stored.sweepHalfWritten()
         goesOn = try self.stored.finishRestore()
         manifest = try self.stored.manifest()
+        record = RunKeeper(self.stored)
     }
 
     /// Runs it to its end. `adjust` has the last word on what it is made of; `started` is called when the guest is about to
@@ -32,7 +33,7 @@ public final class MachineMonitor: Sendable {
         adjust: (inout MachineConfiguration) -> Void = { _ in }, started: (Machine) throws -> Void
     ) throws -> (outcome: MachineOutcome, machine: Machine) {
         let events = try EventLog(stored)
-        try change { _ in }
+        try record.change { _ in }
         let machine: Machine
         let server: ControlServer
         do {
@@ -43,11 +44,13 @@ public final class MachineMonitor: Sendable {
             machine = try Machine(configuration)
             let note: @Sendable (MachineEvent) -> Void = { [unowned machine] event in
                 if event != .ended { events.note(event.rawValue) }
-                if event == .paused || event == .resumed { try? self.change { $0.state = machine.state } }
+                guard event == .paused || event == .resumed else { return }
+                // The end has the last word.
+                try? self.record.change { if $0.ended == nil { $0.state = machine.state } }
             }
             machine.onEvent(note)
             server = try ControlServer(
-                path: try StoredMachine.socketPath(manifest),
+                path: stored.socketPath,
                 handlers: MachineRequest.handlers(
                     machine, stored, events, refresh, note: note,
                     keep: { self.isKept.store(true, ordering: .releasing) }))
@@ -58,7 +61,7 @@ public final class MachineMonitor: Sendable {
             if configuration.wantedMemory != nil { stored.bringOnline(machine) }
         } catch {
             events.note("failed", "\(error)")
-            try change { $0.end("\(error)", isFailure: true) }
+            try record.change { $0.end("\(error)", isFailure: true) }
             throw error
         }
         let outcome = machine.run()
@@ -66,16 +69,8 @@ public final class MachineMonitor: Sendable {
         events.note("ended", words)
         events.lines.close()
         server.close()
-        try change { $0.end(words, isFailure: isFailure) }
+        try record.change { $0.end(words, isFailure: isFailure) }
         if manifest.isTemporary == true, !isKept.load(ordering: .acquiring) { try store.deleteLocked(stored) }
         return (outcome, machine)
-    }
-
-    private func change(_ body: (inout RunRecord) -> Void) throws(MachinesError) {
-        let changed = record.withLock { record in
-            body(&record)
-            return record
-        }
-        try stored.save(changed)
     }
 }

@@ -91,7 +91,7 @@ public struct MachineStore: Sendable {
             let left = StoredMachine(folder: root + "/" + name)
             // One that was made just now may not be locked yet.
             let age = Int(HostClock.realTime) - PrivateFolder.changed(left.folder)
-            if age > 60_000_000_000, !left.isRunning { try? FileManager.default.removeItem(atPath: left.folder) }
+            if age > 60_000_000_000, !left.isTaken { try? FileManager.default.removeItem(atPath: left.folder) }
         }
     }
 

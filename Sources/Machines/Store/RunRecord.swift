@@ -2,6 +2,7 @@
 internal import Foundation
 internal import HostOS
 public import Machine
+internal import Synchronization
 
 /// The latest run of a machine.
 public struct RunRecord: Codable, Sendable, Equatable {
@@ -30,6 +31,23 @@ public struct RunRecord: Codable, Sendable, Equatable {
         ended = Date().formatted(.iso8601)
         outcome = words
         self.isFailure = isFailure
+    }
+}
+
+/// The record of a run and its file, which holds what was changed last, by whichever thread.
+package final class RunKeeper: Sendable {
+    private let machine: StoredMachine
+    private let record = Mutex(RunRecord())
+
+    /// Begins the record of a run of this process.
+    package init(_ machine: StoredMachine) { self.machine = machine }
+
+    /// Changes it.
+    package func change(_ body: (inout RunRecord) -> Void) throws(MachinesError) {
+        try record.withLock { (record) throws(MachinesError) in
+            body(&record)
+            try machine.save(record)
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //   events.log      JSON lines                       monitor.log    what its process said
 //   disk.qcow2      its disk, over base.raw          base.raw kernel initrd    the image's, further names of its files
 //   cidata.iso      for cloud-init                   layers.lock    locked by those who open or remove layers
+//   control.sock    where its process listens
 internal import Foundation
 internal import HostOS
 public import Machine
@@ -65,7 +66,8 @@ public struct StoredMachine: Sendable {
     public func synchronize() throws {
         for name in try FileManager.default.contentsOfDirectory(atPath: folder).sorted() {
             let path = folder + "/" + name
-            if DurableFile.names(of: path) == 1 { try DurableFile.synchronize(path) }
+            // A socket can't be opened.
+            if name != Self.socketName, DurableFile.names(of: path) == 1 { try DurableFile.synchronize(path) }
         }
         for name in try snapshotNames() {
             let record = snapshotFolder(name) + "/record.json"
@@ -88,8 +90,11 @@ public struct StoredMachine: Sendable {
         try explaining { () throws(HostError) in try DurableFile.write(bytes, to: runPath, isSynchronized: false) }
     }
 
+    /// Whether it runs in a process, and isn't merely held for a moment by one that changes or copies it.
+    public var isRunning: Bool { isTaken && otherWork == nil }
+
     /// Whether a process has it.
-    public var isRunning: Bool {
+    var isTaken: Bool {
         guard let lock = try? DurableFile.openLock(folder + "/lock") else { return false }
         return lock.isLockedElsewhere
     }
@@ -145,7 +150,7 @@ public struct StoredMachine: Sendable {
 
     /// Why a machine that somebody has can't be had though it doesn't run; nil if it runs. One that is about to run counts
     /// as one that doesn't yet.
-    public var otherWork: MachinesError? {
+    private var otherWork: MachinesError? {
         if let run = latestRun, run.ended == nil, FileDescriptor.exists("/proc/\(run.process)") { return nil }
         return MachinesError(
             .running,
@@ -155,7 +160,7 @@ public struct StoredMachine: Sendable {
     /// Waits until nobody has it any more; false if that takes longer.
     public func hasStopped(within seconds: Int) -> Bool {
         let deadline = HostClock.monotonic &+ UInt64(max(0, seconds)) &* 1_000_000_000
-        while isRunning {
+        while isTaken {
             if HostClock.monotonic >= deadline { return false }
             HostClock.sleep(nanoseconds: 20_000_000)
         }
@@ -191,25 +196,19 @@ public struct StoredMachine: Sendable {
         }
     }
 
-    /// Where its process listens while it runs.
-    static func socketPath(_ manifest: MachineManifest) throws(MachinesError) -> String {
-        let folder = PrivateFolder.runtime + "/roost"
-        try explaining { () throws(HostError) in
-            try PrivateFolder.make(PrivateFolder.runtime)
-            try PrivateFolder.make(folder)
-        }
-        return folder + "/" + manifest.id.uuidString.lowercased().filter { $0 != "-" } + ".sock"
-    }
+    /// The socket at which its process listens while it runs. It lies in the folder, which is there whoever asks, from
+    /// wherever and whenever; a user's runtime folder isn't.
+    static let socketName = "control.sock"
+    /// Where its process listens, for that process: it is in the folder, and a longer path couldn't be bound.
+    var socketPath: String { folder + "/" + Self.socketName }
 
     /// A connection to its process.
     public func control() throws(MachinesError) -> ControlClient {
-        guard isRunning else {
+        guard isTaken else {
             throw MachinesError(.stopped, "machine '\(name)' doesn't run; `roost start \(name)` starts it")
         }
-        let path = try Self.socketPath(try manifest())
-        do throws(MachinesError) { return try ControlClient(path: path, name: name) } catch {
-            throw isRunning ? otherWork ?? error : error
-        }
+        if let otherWork { throw otherWork }
+        return try ControlClient(folder: folder, name: name)
     }
 
     /// The last lines that its console showed.
@@ -221,6 +220,14 @@ public struct StoredMachine: Sendable {
         return Array(
             String(decoding: text, as: UTF8.self)
                 .split(omittingEmptySubsequences: false) { $0 == "\n" || $0 == "\r\n" }.map(String.init).suffix(count))
+    }
+
+    /// The last lines that its console showed, for a message: what of them would steer a terminal is left out.
+    public func plainConsoleTail(lines count: Int) -> [String] {
+        consoleTail(lines: count).map { line in
+            let plain = line.unicodeScalars.filter { !($0.value < 0x20 || 0x7F...0x9F ~= $0.value) }
+            return String(String.UnicodeScalarView(plain.prefix(1000)))
+        }
     }
 
     /// Bytes that its files take on the host's disk, without those that it shares with its image.

@@ -90,9 +90,8 @@ struct DeleteCommand: ParsableCommand {
         let store = MachineStore.standard
         let machines = try names.map { try store.find($0) }
         for machine in machines where machine.isRunning && !force {
-            throw machine.otherWork
-                ?? MachinesError(
-                    .running, "machine '\(machine.name)' runs; `roost stop \(machine.name)` stops it, --force ends it")
+            throw MachinesError(
+                .running, "machine '\(machine.name)' runs; `roost stop \(machine.name)` stops it, --force ends it")
         }
         try Confirmation.require("Delete \(names.joined(separator: ", ")) with all their disks hold?", yes: yes)
         for machine in machines {

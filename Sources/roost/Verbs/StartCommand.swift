@@ -15,7 +15,7 @@ struct StartCommand: ParsableCommand {
     func run() throws {
         let machine = try machine.find()
         if machine.isRunning {
-            throw machine.otherWork ?? MachinesError(.running, "machine '\(machine.name)' runs already")
+            throw MachinesError(.running, "machine '\(machine.name)' runs already")
         }
         try MonitorProcess.launch(machine)
         if attach { try ConsoleCommand.attach(machine, history: .max) } else { print(machine.name) }

@@ -32,7 +32,7 @@ struct StopCommand: ParsableCommand {
             if machine.hasStopped(within: timeout) { return }
         }
         guard force else {
-            let lines = machine.consoleTail(lines: 10).joined(separator: "\n")
+            let lines = machine.plainConsoleTail(lines: 10).joined(separator: "\n")
             throw MachinesError(
                 .stillRuns,
                 "machine '\(machine.name)' still runs after \(timeout) s; --force ends it. Its console shows last:\n\(lines)"
