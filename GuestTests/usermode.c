@@ -83,7 +83,7 @@ static void test_faults(void) {
     uint64_t h = 0;
     char *page = mmap(NULL, 8192, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     for (int r = 0; r < 20 * scale; r++)
-        for (int k = 0; k < 13; k++) {
+        for (int k = 0; k < 14; k++) {
             caught = 0;
             spin(20000);
             if (!sigsetjmp(back, 1)) switch (k) {
@@ -100,6 +100,7 @@ static void test_faults(void) {
                 case 10: __asm__ volatile(".byte 0xcd, 3"); break;
                 case 11: __asm__ volatile("in $0x60, %%al" : : : "rax"); break;
                 case 12: __asm__ volatile("pushf; orl $0x100, (%rsp); popf; nop; nop"); break;
+                case 13: __asm__ volatile(".byte 0xcd, 4"); break;
                 }
             uintptr_t offset = k == 1 || k == 7 ? caught_address - (uintptr_t)page : k == 0 || k == 5 ? caught_address : 0;
             h = h * 31 + caught * 1000 + caught_code + offset;

@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -94,6 +95,19 @@ static int install_filter(void) {
     return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &program);
 }
 
+// The kernel remembers where the vDSO was, and its entry for 32-bit calls sends the caller there, be anything mapped or
+// not: so it goes to a place that says nothing of Roost's, whose low half is page 0. The vDSO's size isn't told, but only
+// the whole of it can be moved.
+static int move_vdso(void) {
+    void *from = (void *)getauxval(AT_SYSINFO_EHDR), *to = (void *)0x6f5b00000000ull;
+    const size_t most = 16 * 4096;
+    if (!from) return 0;
+    if (mmap(to, most, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != to) return -1;
+    for (size_t size = 4096; size <= most; size += 4096)
+        if (mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to) return 0;
+    return -1;
+}
+
 // In the new process; async-signal-safe. Returns only what failed.
 static int become_stub(int memory, int control, pid_t parent) {
     if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) || getppid() != parent) return 1;
@@ -118,6 +132,7 @@ static int become_stub(int memory, int control, pid_t parent) {
     if (mmap(at, 4096, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED_NOREPLACE, control, 0) != at) return 3;
     if (mmap(at + 4096, ROOST_STUB_SIZE - 4096, PROT_READ, MAP_SHARED | MAP_FIXED_NOREPLACE, control, 4096) != at + 4096)
         return 4;
+    if (move_vdso()) return 9;
     if (dup2(memory, 0) != 0 || syscall(SYS_close_range, 1, ~0u, 0)) return 5;
     if (ptrace(PTRACE_TRACEME, 0, 0, 0)) return 6;
     if (install_filter()) return 7;

@@ -87,6 +87,7 @@ struct DirectExecutionTests {
             ([0x0F, 0x0B], 6), ([0xF4], 13), ([0x31, 0xC9, 0xF7, 0xF1], 0), ([0xCC], 3), ([0xCD, 0x03], 3),
             ([0xF1], 1), ([0xA0, 0, 0, 1, 0, 0, 0, 0, 0], 14), ([0xA1, 0, 0, 0, 0, 0, 0, 0, 0x80], 13),
             ([0x9C, 0x81, 0x0C, 0x24, 0, 1, 0, 0, 0x9D, 0x90], 1), ([0xCD, 0x55], 13),
+            ([0xCD, 0x04], 13),
         ] as [([UInt8], UInt64)])
     func faults(bytes: [UInt8], vector: UInt64) throws {
         let rig = try DirectRig(Self.loop + bytes)
@@ -99,6 +100,80 @@ struct DirectExecutionTests {
         // Traps: the next instruction. DIV stands two bytes behind.
         let isTrap = vector == 1 || vector == 3
         #expect(saved == (isTrap ? start + UInt64(bytes.count) : start + (vector == 0 ? 2 : 0)))
+    }
+
+    @Test("a call of the vsyscall page faults there, and not at its caller")
+    func vsyscall() throws {
+        // mov rax, 0xffffffffff600000; call rax; syscall
+        let rig = try DirectRig(Self.loop + [0x48, 0xC7, 0xC0, 0, 0, 0x60, 0xFF, 0xFF, 0xD0, 0x0F, 0x05])
+        #expect(rig.run() == 14)
+        let stack = rig.rig.v.gpr[4]
+        #expect(rig.s.pointee.cr2 == 0xFFFF_FFFF_FF60_0000)
+        #expect(rig.rig.get64(stack + 8) == 0xFFFF_FFFF_FF60_0000)
+        #expect(rig.rig.get64(stack + 32) == 0x18_0000 - 8)
+        #expect(rig.rig.get64(0x18_0000 - 8) == DirectRig.code + UInt64(Self.loop.count) + 9)
+        #expect(rig.direct.statistics.entries > 0)
+    }
+
+    @Test("SYSCALL of 32-bit code shows no address of the host")
+    func systemCallOf32BitCode() throws {
+        // push 0x23; push 0x100100; retfq. There: mov eax, 20; syscall; hlt
+        let rig = try DirectRig(Self.loop + [0x6A, 0x23, 0x68, 0, 1, 0x10, 0, 0x48, 0xCB])
+        rig.rig.entry(0x20, SystemRig.flat(0xFB, 0xC))
+        for (n, byte) in ([0xB8, 20, 0, 0, 0, 0x0F, 0x05, 0xF4] as [UInt8]).enumerated() {
+            rig.rig.put(UInt64(byte), at: 0x10_0100 + UInt64(n), as: UInt8.self)
+        }
+        // In page 0; #UD on processors without it; the next instruction where the kernel ignores it.
+        let vector = rig.run()
+        #expect(vector == 14 || vector == 6 || vector == 13)
+        let rip = rig.rig.get64(rig.rig.v.gpr[4] + (vector == 6 ? 0 : 8))
+        #expect(rip < 0x1000 || rip == 0x10_0105 || rip == 0x10_0107)
+        #expect(rig.direct.statistics.entries > 0)
+    }
+
+    @Test("code that stores to its own page gets on")
+    func storesToOwnPage() throws {
+        // mov ecx, 1000; again: inc dword [0x100800]; dec ecx; jnz again; mov eax, [0x100800]; syscall
+        let rig = try DirectRig([
+            0xB9, 0xE8, 0x03, 0, 0, 0xFF, 0x05, 0xF5, 0x07, 0, 0, 0xFF, 0xC9, 0x75, 0xF6, 0x8B, 0x05, 0xEB, 0x07, 0, 0,
+            0x0F, 0x05,
+        ])
+        #expect(rig.run() == 32)
+        #expect(rig.rig.v.gpr[0] == 1000)
+        #expect(rig.rig.get32(0x10_0800) == 1000)
+        #expect(rig.direct.statistics.entries > 0)
+    }
+
+    @Test("protection keys that forbid key 0 something are obeyed")
+    func protectionKeys() throws {
+        // mov rax, [0x140000]; syscall
+        let rig = try DirectRig([0x48, 0x8B, 0x04, 0x25, 0, 0, 0x14, 0, 0x0F, 0x05])
+        rig.s.pointee.cr4 |= 0x40_0000
+        rig.s.pointee.pkru = 1
+        #expect(rig.run() == 14)
+        #expect(rig.s.pointee.cr2 == 0x14_0000)
+        #expect(rig.direct.statistics.entries == 0)
+    }
+
+    @Test("a page whose last byte is an escape is looked at again before another page")
+    func escapeAtTheEnd() throws {
+        // 0f at the page's end; after it 1f 00 (nop) at one place, a2 (cpuid) at another; then syscall.
+        let rig = try DirectRig([0x90], flags: 0x25)
+        for n: UInt64 in 0xFF0..<0xFFF { rig.rig.put(0x90, at: DirectRig.code + n, as: UInt8.self) }
+        rig.rig.put(0x0F, at: DirectRig.code + 0xFFF, as: UInt8.self)
+        rig.rig.put32(0x050F_001F, at: 0x10_1000)
+        rig.rig.put32(0x0005_0FA2, at: 0x10_3000)
+        rig.rig.put64(DirectRig.code | 0x25, at: 0x13000 + 0x102 * 8)
+        rig.s.pointee.rip = 0x10_0FF0
+        #expect(rig.run() == 32)
+        #expect(rig.direct.statistics.entries > 0)
+        let before = rig.direct.statistics.leaves
+        #expect(before["guarded instruction"] == nil && before["code for the translator"] == nil)
+        rig.rig.enterUser(at: 0x10_2FF0)
+        roost_attention_set(rig.s, ROOST_ATTENTION_DIRECT)
+        #expect(rig.run() == 32)
+        let after = rig.direct.statistics.leaves
+        #expect(after["guarded instruction"] != nil || after["code for the translator"] != nil)
     }
 
     @Test("CPUID shows the model, also in a loop that would run natively")

@@ -65,6 +65,9 @@ package enum CodeScan {
         subscript(_ n: Int) -> UInt8? {
             n < 0 ? previous?[n + 4096] : n < 4096 ? bytes[n] : next?[n - 4096]
         }
+
+        /// Whether what follows may make a forbidden instruction of its last bytes.
+        var dependsOnNext: Bool { bytes[4095] == 0x0F || bytes[4094] == 0x0F && CodeScan.mayBeForbidden(bytes[4095]) }
     }
 
     /// Whether a page may be executed as it is.

@@ -35,6 +35,8 @@ extension VCPU {
         if s.pointee.cr0 & 0x8000_002D != 0x8000_0021 { return false }
         // PAE OSFXSR OSXSAVE set; LA57 clear. SCE. x87, SSE and AVX enabled.
         if s.pointee.cr4 & 0x4_1220 != 0x4_0220 || s.pointee.efer & 1 == 0 || s.pointee.xcr0 & 7 != 7 { return false }
+        // Pages of other protection keys aren't mapped; key 0 must allow everything.
+        if s.pointee.cr4 & 0x40_0000 != 0 && s.pointee.pkru & 3 != 0 { return false }
         if segment(Int(ROOST_CS)).pointee.selector != UserSelector.code
             || segment(Int(ROOST_SS)).pointee.selector != UserSelector.data
         {
@@ -198,6 +200,8 @@ extension DirectExecution {
         changed = storeBase(Int(ROOST_GS), r.gs_base) || changed
         changed = storeSegments(r) || changed
         if changed { v.updateMode() }
+        // A SYSCALL of 32-bit code leaves the place of the host's vDSO here: see `move_vdso` in stub.c.
+        if s.pointee.code_size != 8 { s.pointee.rip &= 0xFFFF_FFFF }
     }
 
     private func storeBase(_ n: Int, _ base: UInt64) -> Bool {
@@ -242,7 +246,7 @@ extension DirectExecution {
         case .systemCall:
             // SYSCALL or INT 80h, two bytes each; what it did to RCX and R11 it does again. RAX is -ENOSYS by now.
             v.gpr[0] = stub.registers.orig_rax
-            s.pointee.rip &-= 2
+            s.pointee.rip = v.truncatedRIP(s.pointee.rip &- 2)
             count(.systemCall)
             return .goOn
         case .signal(StubProcess.kickSignal):
@@ -251,10 +255,19 @@ extension DirectExecution {
         case .signal(SIGSEGV): return handleFault(space, stub)
         case .signal(SIGTRAP): return handleTrap(stub)
         case .signal(SIGBUS), .signal(SIGFPE), .signal(SIGILL), .signal(SIGSYS):
+            if stop == .signal(SIGSYS) { undoVsyscall(stub) }
             count(.trap)
             return v.runOne() ? nil : .exit
         default: return nil
         }
+    }
+
+    /// The host has refused a call of its vsyscall page and has returned from it all the same: back to that page.
+    private func undoVsyscall(_ stub: StubProcess) {
+        let address = stub.signalDetails().address
+        if address & ~4095 != 0xFFFF_FFFF_FF60_0000 { return }
+        v.s.pointee.rip = address
+        v.gpr[4] &-= 8
     }
 
     private func handleTrap(_ stub: StubProcess) -> DirectOutcome? {
@@ -277,29 +290,41 @@ extension DirectExecution {
         return v.runOne() ? nil : .exit
     }
 
-    /// A byte of the guest's code.
-    private func byte(_ linear: UInt64) -> UInt8? { try? v.load(Int(ROOST_CS), linear) }
+    /// A byte of the guest's code; CR2 stays.
+    private func byte(_ linear: UInt64) -> UInt8? {
+        let kept = v.s.pointee.cr2
+        defer { v.s.pointee.cr2 = kept }
+        return try? v.load(Int(ROOST_CS), linear)
+    }
 
     private func handleFault(_ space: UserSpace, _ stub: StubProcess) -> DirectOutcome? {
         let s = v.s
         let (code, address) = stub.signalDetails()
+        let rip = s.pointee.rip
         // SEGV_MAPERR, SEGV_ACCERR; else a general protection fault.
         guard code == 1 || code == 2, address >> 47 == 0 else {
+            // INT 4 has happened; it is SI_KERNEL as a general protection fault is, but a patched instruction is that for sure.
+            if code == 0x80 && byte(rip &- 1) == 4 && byte(rip &- 2) == 0xCD && !space.isPatched(rip) {
+                s.pointee.rip = rip &- 2
+            }
             count(space.isGuarded(s.pointee.rip >> 12) ? .guarded : .trap)
             return v.runOne() ? nil : .exit
         }
-        let rip = s.pointee.rip
         let record = space.record(of: address)
         let isFetch = address &- rip < 15 && record & UserSpace.executable == 0
         let demand: PageDemand = isFetch ? .execute : record != 0 ? .write : .read
         let needed = isFetch ? UserSpace.executable : record != 0 ? UserSpace.writable : UserSpace.mapped
-        let tables = GuestTables(v)
-        space.map(address, tables, states, demand)
-        // Before any engine decodes from a page that was marked, or stores to it.
-        v.protectMarkedPages()
-        if space.record(of: address) & needed != 0 {
-            count(.fill)
-            return nil
+        // A store to the page that its own instruction is on: were that made data, the instruction couldn't be fetched.
+        let isOwnPage =
+            record & UserSpace.executable != 0 && (address >> 12 == rip >> 12 || address >> 12 == (rip &+ 14) >> 12)
+        if !isOwnPage {
+            space.map(address, GuestTables(v), states, demand)
+            // Before any engine decodes from a page that was marked, or stores to it.
+            v.protectMarkedPages()
+            if space.record(of: address) & needed != 0 {
+                count(.fill)
+                return nil
+            }
         }
         // Not as the tables stand: the interpreter sets their bits, or raises the fault.
         if !v.runOne() { return .exit }
@@ -307,6 +332,10 @@ extension DirectExecution {
             count(.fault)
             space.faultAddress = address
             return .goOn
+        }
+        if isOwnPage {
+            count(.code)
+            return nil
         }
         space.map(address, GuestTables(v), states, demand)
         v.protectMarkedPages()

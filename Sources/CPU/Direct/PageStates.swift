@@ -18,7 +18,8 @@ struct PageNeighbors {
 struct PageStates: ~Copyable {
     private let v: VCPU
     private let deviceChanges: UnsafeMutablePointer<UInt32>
-    /// For each page, the code version that was last scanned, and the verdict in bit 32.
+    /// For each page, the code version that was last scanned, and the verdict; none: good before the page that followed
+    /// then, others may follow elsewhere.
     private let scanned: UnsafeMutablePointer<UInt64>
     private static let good: UInt64 = 1 << 33
     /// It has forbidden instructions, and may run in private copies without them.
@@ -57,7 +58,7 @@ struct PageStates: ~Copyable {
     func isCurrent(_ record: UInt64) -> Bool {
         let page = Int(record >> 3)
         if record & UserSpace.writable != 0 { return flags[page] & Self.data != 0 }
-        return flags[page] & Self.runs != 0 && scanned[page] == wanted(page)
+        return flags[page] & Self.runs != 0 && scanned[page] | Self.good == wanted(page)
     }
 
     /// The version of a page's code.
@@ -149,8 +150,9 @@ struct PageStates: ~Copyable {
         }
         // Marked before it is looked at: a device that writes now raises the version.
         v.markWholePage(UInt64(page))
-        let good = CodeScan.mayRun(contents(page, neighbors))
-        scanned[page] = version | (good ? Self.good : Self.bad)
+        let contents = contents(page, neighbors)
+        let good = CodeScan.mayRun(contents)
+        scanned[page] = version | (!good ? Self.bad : contents.dependsOnNext ? 0 : Self.good)
         if good { _ = roost_set_flags(flags + page, Self.runs) }
         return good
     }

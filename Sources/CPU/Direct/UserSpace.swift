@@ -45,9 +45,8 @@ final class UserSpace {
     /// Pages of code for the translator that execution has come to lately.
     private var foreign = [UInt64](repeating: ~0, count: 8)
     private var nextForeign = 0
-    /// Linear pages that run in a private copy, their forbidden instructions replaced by one that faults, and the version
-    /// of the code that was copied.
-    private var guarded: [UInt64: UInt32] = [:]
+    /// Linear pages that run in a private copy, their forbidden instructions replaced by one that faults.
+    private var guarded: [UInt64: GuardedPage] = [:]
     private static let mostGuarded = 256
     /// Places to be patched once the calls that wait are made.
     private var patches: [UInt64] = []
@@ -217,6 +216,11 @@ final class UserSpace {
     /// Whether a page runs in a private copy.
     func isGuarded(_ linearPage: UInt64) -> Bool { guarded[linearPage] != nil }
 
+    /// Whether the instruction at a linear address was replaced there.
+    func isPatched(_ linear: UInt64) -> Bool {
+        guarded[linear >> 12]?.starts.contains(Int(linear & 4095)) ?? false
+    }
+
     /// The forbidden instructions of a page that may run in a private copy; nil: it may not. It stays there as long as
     /// the page does (`old`: what is recorded of it), and comes there when that is `wanted`.
     private func guardedStarts(
@@ -231,7 +235,7 @@ final class UserSpace {
 
     /// Whether the private copy of a page is what the page is now.
     private func isCurrentCopy(_ linearPage: UInt64, _ page: UInt64, _ states: borrowing PageStates) -> Bool {
-        guarded[linearPage] == states.version(Int(page)) && states.isGuarded(Int(page))
+        guarded[linearPage]?.version == states.version(Int(page)) && states.isGuarded(Int(page))
     }
 
     private func issueGuarded(
@@ -245,7 +249,7 @@ final class UserSpace {
         calls += 1
         mappings += 1
         pagesMapped &+= 1
-        guarded[linearPage] = states.version(Int(page))
+        guarded[linearPage] = GuardedPage(version: states.version(Int(page)), starts: starts)
         for start in starts { patches.append(linearPage << 12 | UInt64(start)) }
     }
 
@@ -313,6 +317,14 @@ final class UserSpace {
         }
         return !failed
     }
+}
+
+/// A page that runs in a private copy.
+private struct GuardedPage {
+    /// The version of the code that was copied.
+    var version: UInt32
+    /// Where in the page instructions were replaced.
+    var starts: [Int]
 }
 
 /// Pages next to each other that one call maps, unmaps or gives other rights.

@@ -119,6 +119,13 @@ extension BlockTranslator {
         }
     }
 
+    /// What is changed in addresses on the return stack, so that only returns of the same TLB context find them: STAC or CLAC
+    /// may stand between a call and its return, and the landing is for the call's context. A CPU without SMAP has one context.
+    private var returnMark: UInt64 {
+        let hasSMAP = vcpu.s.pointee.features & 1 << UInt64(CPUFeature.smap.rawValue) != 0
+        return size64 && hasSMAP && tlbContext == UInt32(ROOST_TLB_SUPERVISOR_AC) ? 1 : 0
+    }
+
     /// Puts the guest's return address on the return stack.
     private mutating func pushReturn(_ end: Int) {
         if !options.chains { return }
@@ -127,9 +134,10 @@ extension BlockTranslator {
         exits.append(Exit(jump: drops, target: 0, kind: .dropReturns(resume: code.count)))
         if absolute != 0 {
             code.byte(0x68)
-            code.word32(Int32(truncatingIfNeeded: absolute &+ UInt64(end - pageOffset)))
+            code.word32(Int32(truncatingIfNeeded: (absolute &+ UInt64(end - pageOffset)) ^ returnMark))
         } else {
             loadRIP(scratch2, end)
+            if returnMark != 0 { code.arithmetic(6, scratch2, Int32(returnMark)) }
             code.bytes(0x41, 0x57)  // push r15
         }
     }
@@ -160,7 +168,13 @@ extension BlockTranslator {
             exits.append(Exit(jump: code.jump(), target: 0, kind: .mismatch(index: n, extra: extra)))
             return
         }
-        code.memory(0x3B, wide: true, reg: scratch0, .base(4, 8))
+        var marked = scratch0
+        if returnMark != 0 {
+            marked = scratch1
+            code.move(marked, scratch0)
+            code.arithmetic(6, marked, Int32(returnMark))
+        }
+        code.memory(0x3B, wide: true, reg: marked, .base(4, 8))
         exits.append(Exit(jump: code.jump(if: 5), target: 0, kind: .mismatch(index: n, extra: extra)))
         moveStack(by: extra)
         code.byte(0xC3)

@@ -51,11 +51,12 @@ extension BlockTranslator {
         if tlbContext == UInt32(ROOST_TLB_SUPERVISOR) { switchTLB(to: ROOST_TLB_SUPERVISOR_AC) }
     }
 
+    /// The way on leads to the code of one context: where there is no SMAP, and the context stays, it isn't taken.
     private mutating func emitCLAC(_ n: Int) {
         if tlbContext == UInt32(ROOST_TLB_SUPERVISOR_AC) {
             code.memory(0xF7, reg: 0, StateOffset.cr4)
             code.word32(0x20_0000)
-            addStub(code.jump(if: 4), n)
+            addStub(code.jump(if: 4), n, .ends)
             switchTLB(to: ROOST_TLB_SUPERVISOR)
         }
         code.arithmetic(4, StateOffset.rflags, ~0x4_0000, wide: true)

@@ -101,13 +101,15 @@ extension BlockTranslator {
 
     // MARK: Integer instructions with encodings of their own
 
-    /// Whether all register operands have host registers.
+    /// Whether all register operands have host registers, and the host has the instruction: models may have ADX and MOVBE
+    /// without it.
     func emitsNamed(_ p: Instruction) -> Bool {
         if p.operandSize < 4 { return false }
         let row = InstructionTable.row(p.row)
+        if vcpu.translations.pointee.hostFeatures & 1 << UInt64(row.feature.rawValue) == 0 { return false }
         if !p.isMemory && Self.host(p.rm) == nil { return false }
         if row.digit == 0xFF && Self.host(p.reg) == nil { return false }
-        if p.operation == .crc32 && (p.opcode != 0xF1 || p.prefixes.contains(.operandSize)) { return false }
+        if p.operation == .crc32 && (p.opcode != 0xF1 || p.extra != p.operandSize) { return false }
         return !row.attributes.contains(.vex) || Self.host(p.extra) != nil
     }
 
@@ -125,7 +127,8 @@ extension BlockTranslator {
         let reg = row.digit == 0xFF ? Self.host(p.reg) ?? 0 : row.digit
         let rm = p.isMemory ? 0 : Self.host(p.rm) ?? 0
         let memory: HostAddress? = p.isMemory ? .base(scratch0, 0) : nil
-        let prefix = row.mandatoryPrefix == 0xFF ? 0 : row.mandatoryPrefix
+        // MOVBE's 66 says its size, which in 16-bit code is the larger one.
+        let prefix = row.mandatoryPrefix == 0xFF || p.operation == .movbe ? 0 : row.mandatoryPrefix
         if row.attributes.contains(.vex) {
             let usesExtra = p.operation != .rorx
             code.vex(

@@ -25,7 +25,7 @@ extension VCPU {
     @inline(__always)
     fileprivate var losesLive: Bool {
         if s.pointee.vectors_live != 0
-            && (s.pointee.vectors_live > s.pointee.vectors_usable
+            && (s.pointee.vectors_live != s.pointee.vectors_usable
                 || area.load(fromByteOffset: 24, as: UInt32.self) & 0x1F80 != 0x1F80)
         {
             return true

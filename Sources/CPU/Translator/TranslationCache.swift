@@ -63,6 +63,8 @@ struct TranslationCache {
     let common: CommonRoutines
     let enter: @convention(c) (UnsafeMutableRawPointer, UnsafeRawPointer) -> Int
     let usesRORX: Bool
+    /// What the host has, as `roost_vcpu.features` says it.
+    let hostFeatures: UInt64
     var options: TranslationOptions
     /// Where the common routines end, at the end of a page.
     let routinesEnd: Int
@@ -121,6 +123,7 @@ struct TranslationCache {
         firstPosition = routinesEnd
         position = firstPosition
         usesRORX = CPUModel.host.isAvailable(.bmi2)
+        hostFeatures = CPUModel.host.features
     }
 
     /// Has the jump table lead to a block; what it led to last with the same place in the table stays for now.

@@ -359,6 +359,8 @@ extension VCPU {
         switch last.pointee.operation {
         case .jmp: place += Int(last.pointee.immediate)
         case .jcc, .loop, .jcxz: break
+        // What follows runs in another TLB context.
+        case .stac, .clac: return nil
         default: if block.pointee.endsInBranch { return nil }
         }
         guard place >= 0, place < 4096 else { return nil }

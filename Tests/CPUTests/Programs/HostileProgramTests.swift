@@ -136,6 +136,45 @@ import Testing
         #expect(Set(vectors.keys).isSubset(of: [3, 16]), "\(vectors)")
     }
 
+    @Test(arguments: TestedEngine.allCases, [ProgramMode.kernel64, .absolute64])
+    func `AVX is switched on while SSE registers are in use, and nothing is lost`(
+        engine: Engine, mode: ProgramMode
+    ) throws {
+        // mov esi, 50; xor ecx, ecx; xor edx, edx; loop: mov eax, 3; xsetbv; mov ebx, 1; movd xmm0, ebx
+        var code: [UInt8] = [0xBE, 50, 0, 0, 0, 0x31, 0xC9, 0x31, 0xD2]
+        let top = code.count
+        code += [0xB8, 3, 0, 0, 0, 0x0F, 0x01, 0xD1, 0xBB, 1, 0, 0, 0, 0x66, 0x0F, 0x6E, 0xC3]
+        // mov eax, 7; xsetbv; mov ebx, 2; movd xmm0, ebx; vpaddd xmm1, xmm0, xmm0; vmovd eax, xmm1
+        code += [0xB8, 7, 0, 0, 0, 0x0F, 0x01, 0xD1, 0xBB, 2, 0, 0, 0, 0x66, 0x0F, 0x6E, 0xC3]
+        code += [0xC5, 0xF9, 0xFE, 0xC8, 0xC5, 0xF9, 0x7E, 0xC8]
+        // cmp eax, 4; jne done; dec esi; jnz loop; done: int3
+        code += [0x83, 0xF8, 4, 0x75, 4, 0xFF, 0xCE]
+        code += [0x75, UInt8(bitPattern: Int8(top - code.count - 2)), 0xCC]
+        #expect(run(try make(engine, mode, [0: code])) == 4)
+    }
+
+    @Test(arguments: TestedEngine.allCases, [ProgramMode.kernel64, .absolute64])
+    func `A call that ends with user pages out of reach returns to code that can't reach them`(
+        engine: Engine, mode: ProgramMode
+    ) throws {
+        // mov ecx, 300; mov rdi, page; loop: stac; call f; mov rax, [rdi]; dec ecx; jnz loop; int3.
+        // f: cmp ecx, 1; jne skip; clac; skip: ret
+        var code: [UInt8] = [0xB9] + immediate(300, 4) + pointer(ProgramMachine.control)
+        let top = code.count
+        code += [0x0F, 0x01, 0xCB, 0xE8] + immediate(UInt64(0x100 - code.count - 8), 4)
+        let load = UInt64(code.count)
+        code += [0x48, 0x8B, 0x07, 0xFF, 0xC9]
+        code += [0x75, UInt8(bitPattern: Int8(top - code.count - 2)), 0xCC]
+        let made = try make(engine, mode, [0: code, 0x100: [0x83, 0xF9, 1, 0x75, 3, 0x0F, 0x01, 0xCA, 0xC3]])
+        made.machine.letUserReachControl()
+        made.machine.cpu.state.pointee.cr4 |= 0x20_0000
+        made.machine.resume(at: mode.code, stack: Self.stack, rflags: 0x202)
+        let found = try #require(event(made))
+        #expect(found.vector == 14)
+        #expect(found.rip == mode.code + load)
+        #expect(found.gpr[1] == 1)
+    }
+
     @Test(arguments: all) func `A page that was read anew before it was told of is read once more`(
         engine: Engine, mode: ProgramMode
     ) throws {

@@ -168,6 +168,14 @@ final class ProgramMachine {
         for n in [2, 4] as [UInt64] { put(Self.tables + 0x3000 + n * 8, entry) }
     }
 
+    /// Makes the page at `control` the user's in kernel modes too.
+    func letUserReachControl() {
+        put(Self.tables, (Self.tables + 0x3000) | 7)
+        put(Self.tables + 0x3000, (Self.tables + 0x4000) | 7)
+        put(Self.tables + 0x4000 + (Self.control >> 21) * 8, (Self.tables + 0xD000) | 7)
+        put(Self.tables + 0xD000 + (Self.control >> 12 & 511) * 8, Self.controlPhysical | 7)
+    }
+
     /// Puts the program's bytes and their copy in place.
     func load(_ code: [UInt8], copy: [UInt8]) {
         for n in 0..<Int(Self.codePages) * 4096 {

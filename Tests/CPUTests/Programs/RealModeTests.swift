@@ -61,13 +61,16 @@ import Testing
 
     private static let load = 0x2000
 
-    /// The result, and what was left to the interpreter.
-    private func run(_ make: (VirtualCPU, GuestMemory) throws -> any ProgramEngine) throws -> (UInt64, [UInt64]) {
+    /// The result, and the registers, when the program has halted before `end`.
+    private func run(
+        _ program: [(Int, [UInt8])] = RealModeTests.program, end: UInt64 = 0x52,
+        _ make: (VirtualCPU, GuestMemory) throws -> any ProgramEngine
+    ) throws -> (UInt64, [UInt64]) {
         let memory = try GuestMemory(size: 0x10_0000)
         let cpu = VirtualCPU(id: 0)
         cpu.attach(memory: memory)
         cpu.vcpu.reset()
-        for (offset, bytes) in Self.program {
+        for (offset, bytes) in program {
             try memory.write(bytes, at: GuestPhysicalAddress(UInt64(Self.load + offset)))
         }
         // Exceptions end at a HLT as well, at 0x1000 + vector.
@@ -89,7 +92,7 @@ import Testing
         cpu.vcpu.updateMode()
         let engine = try make(cpu, memory)
         for _ in 0..<10_000 where engine.run() == .halt {
-            try #require(cpu.state.pointee.rip == 0x52, "an exception: \(cpu.state.pointee.rip)")
+            try #require(cpu.state.pointee.rip == end, "an exception: \(cpu.state.pointee.rip)")
             return (memory.read(UInt16.self, 0x606A), (0..<8).map { cpu.vcpu.gpr[$0] })
         }
         return (~0, [])
@@ -113,6 +116,46 @@ import Testing
         // Only far transfers and PUSH CS are the interpreter's; other counts are first accesses to a page.
         let callouts = (translator?.callouts ?? [:]).filter { $0.value > 2 }
         #expect(callouts == ["CALL": 40, "PUSH": 40, "RETF": 80])
+    }
+
+    /// A translator that interprets nothing first.
+    private func translator(_ cpu: VirtualCPU, _ memory: GuestMemory) throws -> Translator {
+        var settings = Translator.Settings()
+        settings.codeCache = 1 << 20
+        settings.heat = 0
+        return try Translator(cpu: cpu, memory: memory, settings: settings)
+    }
+
+    @Test func `MOVBE and CRC32 have the size that the prefix gives them in 16-bit code`() throws {
+        let code: [UInt8] = [
+            0xBE, 0x03, 0x00,  //                          mov si, 3
+            0x66, 0xB8, 0x44, 0x33, 0x22, 0x11,  // 03:    mov eax, 11223344
+            0x66, 0xA3, 0x74, 0x00,  //                    mov [74], eax
+            0x66, 0x0F, 0x38, 0xF0, 0x1E, 0x74, 0x00,  //  movbe ebx, [74]
+            0x66, 0x0F, 0x38, 0xF1, 0x1E, 0x6A, 0x00,  //  movbe [6a], ebx
+            0x66, 0x31, 0xC9,  //                          xor ecx, ecx
+            0xF2, 0x0F, 0x38, 0xF1, 0xC8,  //              crc32 ecx, ax
+            0x66, 0x31, 0xD2,  //                          xor edx, edx
+            0x66, 0xF2, 0x0F, 0x38, 0xF1, 0xD0,  //        crc32 edx, eax
+            0x4E,  //                                      dec si
+            0x75, 0xD4,  //                                jnz 03
+            0xF4,  //                                      hlt
+        ]
+        let end = UInt64(code.count)
+        let expected = try run([(0, code)], end: end) { Interpreter(cpu: $0, memory: $1) }
+        let got = try run([(0, code)], end: end) { try translator($0, $1) }
+        #expect(expected.0 == 0x3344 && expected.1[3] == 0x4433_2211)
+        #expect(got.0 == expected.0)
+        #expect(got.1 == expected.1)
+    }
+
+    // andn eax, ebx, ebx; rorx eax, ebx, 5
+    @Test(arguments: [[0xC4, 0xE2, 0x60, 0xF2, 0xC3], [0xC4, 0xE3, 0x7B, 0xF0, 0xC3, 5]] as [[UInt8]])
+    func `Instructions with VEX are invalid in real mode`(bytes: [UInt8]) throws {
+        // The handler of #UD.
+        let end: UInt64 = 0x1007
+        _ = try run([(0, bytes + [0xF4])], end: end) { Interpreter(cpu: $0, memory: $1) }
+        _ = try run([(0, bytes + [0xF4])], end: end) { try translator($0, $1) }
     }
 }
 
