@@ -79,11 +79,19 @@ final class ImageFile: Sendable {
         return file
     }
 
+    /// How long a lock is waited for: a child that another thread starts keeps closed files open until it executes its
+    /// program.
+    private static let patience: UInt64 = 200_000_000
+
     private static func lock(
         _ file: borrowing FileDescriptor, _ path: String, exclusive: Bool
     ) throws(StorageError) {
+        let deadline = HostClock.monotonic &+ patience
         do {
-            if try file.lock(exclusive: exclusive) { return }
+            while HostClock.monotonic < deadline {
+                if try file.lock(exclusive: exclusive) { return }
+                HostClock.sleep(nanoseconds: 5_000_000)
+            }
         } catch {
             throw StorageError(.host, "disk \(path): \(error)")
         }
